@@ -1,0 +1,33 @@
+"""MetaFormer backbones for detection and segmentation with OpenMMLab.
+
+Importing this package is cheap and imports neither mmdet nor mmseg: every public name below is
+resolved on first use. The dotted form ``type='mmmetaformer.PoolFormer'`` in a config resolves
+through :mod:`mmmetaformer.registry`, which mmengine imports by itself.
+"""
+
+from importlib import import_module
+
+from .version import __version__
+
+_PUBLIC = {
+    "CHANNEL_MIXERS": "registry",
+    "MODELS": "registry",
+    "TOKEN_MIXERS": "registry",
+    "MetaFormer": "backbones",
+    "PoolFormer": "backbones",
+    "convert_state_dict": "weights",
+    "create_backbone": "backbones",
+    "list_archs": "backbones",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,137 @@
+"""What every backbone of the package promises, whatever its blocks are."""
+
+from __future__ import annotations
+
+import operator
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import update_init_info
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..weights import is_pretrained, load_pretrained
+
+
+class Backbone(BaseModule):
+    """Four-level feature extractor for a neck.
+
+    Attributes:
+        out_indices: Stages that are emitted, 0 to 3, in the order of emission.
+        out_channels: Channels of each emitted map.
+        out_strides: Stride of each emitted map with respect to the image.
+
+    Args:
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with
+            their output norms.
+        norm_eval: Keep BatchNorm layers in eval mode (their running statistics are not updated)
+            also while training.
+        init_cfg: Initialisation config of mmengine. ``dict(type='Pretrained', checkpoint=...)``
+            takes any published layout (see :mod:`mmmetaformer.weights`) and raises unless every
+            parameter but the output norms is found in the file with the right shape.
+    """
+
+    out_indices: tuple[int, ...]
+    out_channels: tuple[int, ...]
+    out_strides: tuple[int, ...]
+
+    def __init__(
+        self,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | Sequence[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if type(frozen_stages) is not int or frozen_stages not in range(-1, 5):
+            raise ValueError(
+                f"frozen_stages must be -1 (nothing), 0 (the stem) or 1 to 4 (the stem and that "
+                f"many stages), got {frozen_stages!r}"
+            )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image (B, 3, H, W) to the emitted maps, each (B, C_i, H_i, W_i)."""
+
+    @abstractmethod
+    def frozen_modules(self) -> Iterable[nn.Module]:
+        """The modules that ``frozen_stages`` freezes."""
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As ``nn.Module.train``, but frozen parts and, with ``norm_eval``, BatchNorm stay in
+        eval mode."""
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        for module in self.frozen_modules():
+            module.eval()
+            for parameter in module.parameters():
+                parameter.requires_grad = False
+
+    def _dump_init_info(self) -> None:
+        """Nothing: mmengine logs several lines for every parameter of a top-level module. Inside
+        of a detector or segmentor, which is then the top level, that log is written as usual."""
+
+    def init_weights(self) -> None:
+        """As mmengine's, with a ``Pretrained`` initialisation that cannot fail silently."""
+        cfgs = self.init_cfg or []
+        cfgs = [cfgs] if isinstance(cfgs, dict) else list(cfgs)
+        pretrained = [cfg for cfg in cfgs if is_pretrained(cfg)]
+        if self._is_init or not pretrained:
+            super().init_weights()
+            return
+        # mmengine's own ``Pretrained`` loads with strict=False and so accepts a file of which
+        # not one key fits. The rest of its initialisation is kept.
+        configured = self.init_cfg
+        self.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = configured
+        for cfg in pretrained:
+            unknown = set(cfg) - {"type", "checkpoint", "prefix", "map_location", "_scope_"}
+            if unknown or "checkpoint" not in cfg:
+                raise ValueError(f"Pretrained takes checkpoint and prefix, got {dict(cfg)}")
+            report = load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"))
+            if hasattr(self, "_params_init_info"):  # set while a whole detector is initialised
+                update_init_info(self, init_info=f"Pretrained: {report.source}")
+
+
+def resolve_out_indices(out_indices: int | Iterable[int], num_stages: int = 4) -> tuple[int, ...]:
+    """Stage indices as a tuple of non-negative integers; the argument is not changed.
+
+    Args:
+        out_indices: An integer or any sequence of them; negative ones count from the end.
+        num_stages: Number of stages.
+
+    Raises:
+        TypeError: If an index is no integer.
+        ValueError: If an index is out of range, given twice, or there is none.
+    """
+    given = out_indices if isinstance(out_indices, Iterable) else (out_indices,)
+    if isinstance(given, str):
+        raise TypeError(f"out_indices must be integers, got {out_indices!r}")
+    indices = []
+    for item in given:
+        try:
+            index = operator.index(item)
+        except TypeError:
+            raise TypeError(f"out_indices must be integers, got {item!r}") from None
+        if not -num_stages <= index < num_stages:
+            raise ValueError(
+                f"out_indices must be stages 0 to {num_stages - 1} (or -{num_stages} to -1), "
+                f"got {index} in {out_indices!r}"
+            )
+        indices.append(index % num_stages)
+    if not indices or len(set(indices)) != len(indices):
+        raise ValueError(f"out_indices must name at least one stage, each once: {out_indices!r}")
+    return tuple(indices)

@@ -1,0 +1,76 @@
+"""The MetaFormer block: two residuals, whatever stands in them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ..layers import ChannelScale, build_norm
+from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part
+
+
+class MetaFormerBlock(BaseModule):
+    """One block of the general architecture of `MetaFormer Is Actually What You Need for Vision
+    <https://arxiv.org/abs/2111.11418>`_::
+
+        x = res_scale1(x) + layer_scale1(drop_path(token_mixer(norm1(x))))
+        x = res_scale2(x) + layer_scale2(drop_path(mlp(norm2(x))))
+
+    Args:
+        dim: Number of channels C.
+        token_mixer: Config of the token mixer.
+        channel_mixer: Config of the channel mixer; None leaves the second half out.
+        norm_cfg: Config of both norms; None means no norm.
+        act_cfg: Activation of the channel mixer, unless its own config names one.
+        drop_path_rate: Probability of dropping a branch, per image.
+        layer_scale_init_value: Initial LayerScale of both branches; None means no LayerScale.
+        res_scale_init_value: Initial scale of both identity paths; None means no such scale.
+        residual: False leaves both identity paths out.
+        init_cfg: Initialisation config of mmengine.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        token_mixer: Mapping[str, Any],
+        channel_mixer: Mapping[str, Any] | None,
+        norm_cfg: dict | None,
+        act_cfg: dict | None,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = None,
+        res_scale_init_value: float | None = None,
+        residual: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+
+        def scale(init_value: float | None) -> nn.Module:
+            return nn.Identity() if init_value is None else ChannelScale(dim, init_value)
+
+        self.residual = residual
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+
+        self.norm1 = build_norm(norm_cfg, dim)
+        self.token_mixer = build_part(TOKEN_MIXERS, token_mixer, dim=dim)
+        self.layer_scale1 = scale(layer_scale_init_value)
+        self.res_scale1 = scale(res_scale_init_value)
+
+        self.mlp = None
+        if channel_mixer is not None:
+            self.norm2 = build_norm(norm_cfg, dim)
+            self.mlp = build_part(CHANNEL_MIXERS, channel_mixer, dim=dim, act_cfg=act_cfg)
+            self.layer_scale2 = scale(layer_scale_init_value)
+            self.res_scale2 = scale(res_scale_init_value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.layer_scale1(self.drop_path(self.token_mixer(self.norm1(x))))
+        x = self.res_scale1(x) + branch if self.residual else branch
+        if self.mlp is not None:
+            branch = self.layer_scale2(self.drop_path(self.mlp(self.norm2(x))))
+            x = self.res_scale2(x) + branch if self.residual else branch
+        return x

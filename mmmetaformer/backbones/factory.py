@@ -1,0 +1,29 @@
+"""Backbones by name, outside of configs."""
+
+from typing import Any
+
+from ..registry import MODELS
+from .arch import find_variant
+from .base import Backbone
+from .variants import FAMILIES
+
+
+def create_backbone(name: str, **kwargs: Any) -> Backbone:
+    """Build an initialised backbone.
+
+    Args:
+        name: One of ``list_archs()``, for instance ``'poolformer_s12'``.
+        **kwargs: Arguments of the backbone, for instance ``out_indices``, ``drop_path_rate`` or
+            ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
+
+    Raises:
+        ValueError: If there is no such network; names the nearest ones.
+
+    Example:
+        >>> create_backbone('poolformer_s12', out_indices=(1, 2, 3)).out_strides
+        (8, 16, 32)
+    """
+    family = find_variant(name)["family"]
+    backbone = MODELS.get(FAMILIES[family]["backbone"])(arch=name, **kwargs)
+    backbone.init_weights()
+    return backbone

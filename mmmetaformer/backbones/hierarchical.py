@@ -1,0 +1,152 @@
+"""The hierarchical MetaFormer: four stages of blocks, each behind a downsampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+import torch
+from mmengine.model import ModuleList, Sequential
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import build_norm
+from ..registry import MODELS, build_part
+from .arch import resolve_arch
+from .base import Backbone, resolve_out_indices
+from .block import MetaFormerBlock
+
+
+@MODELS.register_module()
+class MetaFormer(Backbone):
+    """The general MetaFormer of `MetaFormer Is Actually What You Need for Vision
+    <https://arxiv.org/abs/2111.11418>`_ as a backbone for dense prediction.
+
+    Stages behind the last emitted one are not built, and output norms exist only for emitted
+    stages, so that no parameter is left without a gradient under DDP.
+
+    Args:
+        arch: Name of a network (``mmmetaformer.list_archs()``), or a dict with ``depths``,
+            ``dims`` and any other field of :class:`~mmmetaformer.backbones.arch.ArchSettings`.
+        in_channels: Channels of the image.
+        out_indices: Stages to emit, 0 to 3 or negative, in the order of emission.
+        drop_path_rate: Stochastic depth of the last block; the rate grows linearly from zero at
+            the first.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with
+            their output norms.
+        norm_eval: Keep BatchNorm layers in eval mode while training.
+        with_cp: Recompute the blocks in the backward pass instead of storing their activations.
+        init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
+            published layout and raises unless every parameter but the output norms is loaded.
+        **overrides: Fields of ``ArchSettings`` that replace the arch's own: ``token_mixers``,
+            ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``out_norm_cfg`` (None emits the raw
+            stage outputs), ``layer_scale_init_value``, ``res_scale_init_value``, ...
+
+    Shape:
+        Image (B, in_channels, H, W) -> one map (B, out_channels[i], H_i, W_i) per emitted stage,
+        H_i and W_i being H and W over ``out_strides[i]``, rounded as the convolutions of the
+        published network do. Any size from 32x32 up.
+
+    Raises:
+        ValueError: For an unknown arch or a wrong value.
+        TypeError: For an unknown argument or a value of a wrong type.
+
+    Example:
+        >>> import torch
+        >>> backbone = MetaFormer('poolformer_s12', token_mixers='identity')
+        >>> [tuple(level.shape) for level in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]
+    """
+
+    family: str | None = None
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        *,
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | Sequence[dict] | None = None,
+        **overrides: Any,
+    ) -> None:
+        super().__init__(frozen_stages, norm_eval, init_cfg)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate!r}")
+        settings = resolve_arch(arch, self.family, overrides)
+        stages = settings.stages()
+        self.settings = settings
+        self.with_cp = with_cp
+        self.out_indices = resolve_out_indices(out_indices)
+        # The stride is what the configs say and never read off the channels.
+        strides = list(accumulate((stage.downsampling["stride"] for stage in stages), mul))
+        self.out_channels = tuple(stages[i].dim for i in self.out_indices)
+        self.out_strides = tuple(strides[i] for i in self.out_indices)
+
+        # Rates belong to the whole network, also where its last stages are not built.
+        last = max(1, sum(settings.depths) - 1)
+        drop_path_rates = (drop_path_rate * block / last for block in range(sum(settings.depths)))
+        self.downsample_layers = ModuleList()
+        self.stages = ModuleList()
+        channels = in_channels
+        for index, stage in enumerate(stages[: max(self.out_indices) + 1]):
+            self.downsample_layers.append(
+                build_part(MODELS, stage.downsampling, in_channels=channels, out_channels=stage.dim)
+            )
+            self.stages.append(
+                Sequential(
+                    *(
+                        MetaFormerBlock(
+                            stage.dim,
+                            token_mixer=stage.token_mixer,
+                            channel_mixer=stage.channel_mixer,
+                            norm_cfg=stage.norm_cfg,
+                            act_cfg=settings.act_cfg,
+                            drop_path_rate=next(drop_path_rates),
+                            layer_scale_init_value=stage.layer_scale_init_value,
+                            res_scale_init_value=stage.res_scale_init_value,
+                            residual=settings.residual,
+                        )
+                        for _ in range(stage.depth)
+                    )
+                )
+            )
+            if index in self.out_indices and settings.out_norm_cfg is not None:
+                self.add_module(f"norm{index}", build_norm(settings.out_norm_cfg, stage.dim))
+            channels = stage.dim
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image (B, in_channels, H, W) to one map (B, C_i, H_i, W_i) per emitted stage."""
+        levels = {}
+        for index, (downsampling, blocks) in enumerate(
+            zip(self.downsample_layers, self.stages, strict=True)
+        ):
+            x = downsampling(x)
+            for block in blocks:
+                if self.with_cp and self.training and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if index in self.out_indices:
+                norm = getattr(self, f"norm{index}", None)
+                levels[index] = x if norm is None else norm(x)
+        return tuple(levels[index] for index in self.out_indices)
+
+    def frozen_modules(self) -> Iterator[nn.Module]:
+        """The stem for ``frozen_stages >= 0``; then stage by stage its downsampling, its blocks
+        and its output norm."""
+        if self.frozen_stages < 0:
+            return
+        yield self.downsample_layers[0]
+        for index in range(min(self.frozen_stages, len(self.stages))):
+            yield self.downsample_layers[index]
+            yield self.stages[index]
+            norm = getattr(self, f"norm{index}", None)
+            if norm is not None:
+                yield norm

@@ -1,0 +1,149 @@
+"""Reading configs and starting processes, shared by ``tools/train.py`` and ``tools/test.py``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+
+from ..weights import WeightsError
+from .errors import UserError
+
+
+def run_cli(main: Callable[[], None]) -> None:
+    """Run a tool; what the user can mend is reported in one sentence and exit status 2."""
+    # Said by dependencies at every start, and nothing a user could act on.
+    for message in ("pkg_resources is deprecated", "builtin type Swig", "builtin type swig"):
+        warnings.filterwarnings("ignore", message=message)
+    # As for `python -m`: modules of the user's own, such as mixers, are found where they stand.
+    sys.path.append(os.getcwd())
+    try:
+        main()
+    except (UserError, WeightsError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        # Nearly always the first process finds the same, says so, and the launcher ends the others
+        # meanwhile. What only this one has found is still said.
+        time.sleep(5)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+class _Options(DictAction):
+    """mmengine's ``KEY=VALUE`` pairs, with a usage error for what is no pair."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: ANN001, ANN204
+        for value in values:
+            if "=" not in value:
+                parser.error(f"{option_string} takes KEY=VALUE, got {value!r}")
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError):  # unbalanced brackets, calls such as dict(...)
+            parser.error(f"{option_string} cannot read {' '.join(values)!r}")
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that training and testing share."""
+    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=_Options,
+        metavar="KEY=VALUE",
+        help="settings that replace those of the config, e.g. train_dataloader.batch_size=4; a "
+        'list is written key="[a,b]", without white space',
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    # Passed by torch's older launcher; torchrun sets the variable itself.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
+    """The config with the command line's options, work directory and launcher.
+
+    Args:
+        args: The parsed command line.
+        needs: Settings without which the tool can do nothing.
+
+    Raises:
+        UserError: If the file does not exist, cannot be read or lacks a setting.
+    """
+    path = Path(args.config)
+    if not path.is_file():
+        raise UserError(f"config {args.config!r} does not exist{_nearest(path)}")
+    try:
+        cfg = Config.fromfile(path)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+    except Exception as error:  # a config is code: whatever it raises is about the config
+        raise UserError(f"config {args.config!r}: {type(error).__name__}: {error}") from error
+    absent = [name for name in needs if cfg.get(name) is None]
+    if absent:
+        raise UserError(f"config {args.config!r} has no {', '.join(absent)}: not a whole config")
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / path.stem)
+    return cfg
+
+
+def _nearest(path: Path) -> str:
+    root = Path(__file__).parents[2] / "configs"
+    known = {config.name: config for config in root.rglob("*.py")}
+    near = difflib.get_close_matches(path.name, known, n=1)
+    return f": did you mean {os.path.relpath(known[near[0]])}?" if near else ""
+
+
+def prepare_processes(cfg: Config) -> None:
+    """Make the config run on the processes and devices that there are.
+
+    With a GPU for each process nothing is changed. On a machine without one, processes talk
+    through gloo, and SyncBN, which exists on GPUs only, becomes BN.
+
+    Raises:
+        UserError: If more processes were started than this machine has GPUs.
+    """
+    if cfg.launcher == "none":
+        return
+    if torch.cuda.is_available():
+        wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        if wanted > there:
+            raise UserError(f"{wanted} processes need as many GPUs, and this machine has {there}")
+        return
+    if cfg.launcher != "pytorch":
+        raise UserError(f"--launcher {cfg.launcher} needs a GPU; on the CPU use pytorch or none")
+    torch.distributed.init_process_group("gloo")
+    # mmengine's default wrapper names a device, which modules on the CPU refuse.
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+    )
+    for part in walk(cfg.model):
+        if part.get("type") == "SyncBN":
+            part["type"] = "BN"
+
+
+def walk(node: Any) -> Iterator[ConfigDict]:
+    """Every dict in a config, outer ones first."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from walk(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from walk(value)

@@ -1,0 +1,177 @@
+"""From a published state dict to a backbone's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .files import WeightsError
+from .layouts import CLASSIFIER, LAYOUTS, Layout
+
+__all__ = ["Conversion", "WeightsError", "convert", "convert_state_dict"]
+
+# Under which keys training scripts wrap the weights of a model.
+# Averaged weights count where there are no others.
+_WRAPPERS = (
+    *("state_dict", "model", "model_state_dict", "module"),
+    *("model_ema", "state_dict_ema", "ema_state_dict"),
+)
+_OUT_NORM = re.compile(r"norm([0-3])\.\w+")
+_SHOWN = 5
+
+
+@dataclass
+class Conversion:
+    """A converted state dict and the account of every key that went into it.
+
+    Attributes:
+        layout: Layout of the source.
+        prefix: Prefix of the backbone in the source.
+        state_dict: The backbone's own names and the source's tensors.
+        new: Output norms that the source lacks and that stay freshly initialised.
+        dropped: What the source holds beyond this backbone, by reason.
+    """
+
+    layout: str
+    prefix: str
+    state_dict: dict[str, Tensor] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+
+
+def convert_state_dict(state_dict: Mapping[str, Any], backbone: nn.Module) -> dict[str, Tensor]:
+    """Turn a published state dict into the backbone's own.
+
+    The layout (published, timm's, mmpretrain's or our own) is found out by itself, as are
+    wrappers (``state_dict``, ``model``) and prefixes (``backbone.``, ``module.``).
+
+    Args:
+        state_dict: What was read from the file.
+        backbone: The backbone that the weights are for.
+
+    Returns:
+        Names of ``backbone.state_dict()`` with the tensors of the source. All are there but,
+        possibly, the output norms, which a classifier does not have.
+
+    Raises:
+        WeightsError: (a ``ValueError``) if the layout is unknown, a parameter is missing, a shape
+            differs, or the source holds parameters that the backbone has no place for.
+    """
+    return convert(state_dict, backbone).state_dict
+
+
+def convert(
+    state_dict: Mapping[str, Any], backbone: nn.Module, prefix: str | None = None
+) -> Conversion:
+    """As :func:`convert_state_dict`, with the account of what became of each key.
+
+    Args:
+        state_dict: What was read from the file.
+        backbone: The backbone that the weights are for.
+        prefix: Prefix of the backbone in the source; None finds it out.
+    """
+    tensors = unwrap(state_dict)
+    layout, prefix = _identify(tensors, prefix)
+    result = Conversion(layout.name, prefix)
+    expected = backbone.state_dict()
+    emitted = len(backbone.stages)
+    unexpected, wrong = [], []
+
+    for name, tensor in tensors.items():
+        if not name.startswith(prefix):
+            result.dropped.setdefault("outside of the backbone", []).append(name)
+            continue
+        own = layout.rename(name[len(prefix) :])
+        if own in expected:
+            if _reshapable(tensor, expected[own]):
+                result.state_dict[own] = tensor.reshape(expected[own].shape)
+            else:
+                wrong.append(
+                    f"{name} is {tuple(tensor.shape)}, the backbone's {own} "
+                    f"{tuple(expected[own].shape)}"
+                )
+        elif own == CLASSIFIER:
+            result.dropped.setdefault("classifier", []).append(name)
+        elif own is not None and _OUT_NORM.fullmatch(own):
+            result.dropped.setdefault("output norm of a stage that has none", []).append(name)
+        elif own is not None and _stage(own) >= emitted:
+            result.dropped.setdefault("stage behind the last emitted one", []).append(name)
+        else:
+            unexpected.append(name)
+
+    absent = [name for name in expected if name not in result.state_dict]
+    result.new = [name for name in absent if _OUT_NORM.fullmatch(name)]
+    missing = [name for name in absent if name not in result.new]
+    problems = [
+        f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
+        for what, names in (
+            ("of another shape", wrong),
+            ("missing", missing if not wrong else []),
+            ("unexpected", unexpected),
+        )
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"weights in the {layout.name} layout do not fit this {type(backbone).__name__}: "
+            + "; ".join(problems)
+        )
+    return result
+
+
+def unwrap(checkpoint: Any) -> dict[str, Tensor]:
+    """The name-to-tensor mapping inside of a checkpoint.
+
+    Raises:
+        WeightsError: If there is none.
+    """
+    content = checkpoint
+    while isinstance(content, Mapping):
+        wrapped = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not wrapped:
+            break
+        content = content[wrapped[0]]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"expected a mapping of names to tensors, got {type(content).__name__}")
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise WeightsError(f"no tensors in the checkpoint; its keys are {list(content)[:_SHOWN]}")
+    return tensors
+
+
+def _identify(tensors: Mapping[str, Tensor], prefix: str | None) -> tuple[Layout, str]:
+    if prefix and not prefix.endswith("."):
+        prefix += "."
+    found = []
+    for layout in LAYOUTS:
+        for candidate in layout.prefixes(tensors):
+            if prefix is None or candidate == prefix:
+                found.append((layout, candidate))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        where = ", ".join(f"{layout.name} under {candidate!r}" for layout, candidate in found)
+        raise WeightsError(
+            f"the checkpoint holds several networks ({where}): name one with "
+            "init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
+        )
+    under = "" if prefix is None else f" under the prefix {prefix!r}"
+    raise WeightsError(
+        f"unknown layout{under}: known are {', '.join(layout.name for layout in LAYOUTS)}; the "
+        f"first keys are {list(tensors)[:_SHOWN]}"
+    )
+
+
+def _stage(own: str) -> int:
+    match = re.match(r"(?:downsample_layers|stages)\.(\d+)\.", own)
+    return int(match.group(1)) if match else -1
+
+
+def _reshapable(source: Tensor, target: Tensor) -> bool:
+    """Equal shapes, or a linear weight for a 1x1 convolution."""
+    shape = tuple(source.shape)
+    return shape == tuple(target.shape) or (*shape, 1, 1) == tuple(target.shape)

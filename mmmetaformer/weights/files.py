@@ -1,0 +1,95 @@
+"""Reading checkpoint files from elsewhere, safely."""
+
+from __future__ import annotations
+
+import pickle
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_local_rank
+
+from .mmengine_files import allow_mmengine_checkpoints
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message is one sentence that says why."""
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a path and not an address such as ``https://`` or ``s3://``."""
+    return "://" not in source
+
+
+def read_checkpoint(source: str | Path) -> Any:
+    """Read a checkpoint from a file or an http(s) address, without executing anything in it.
+
+    Args:
+        source: Path of a ``.pth``, ``.pt``, ``.bin``, ``.tar`` or ``.safetensors`` file, or an
+            address of one, which is downloaded once into torch's hub cache (``TORCH_HOME``).
+
+    Raises:
+        WeightsError: If the file is missing, cannot be downloaded, is no checkpoint or holds
+            objects beyond tensors and plain containers.
+    """
+    source = str(source)
+    if not is_local(source):
+        scheme = urlparse(source).scheme
+        if scheme in ("http", "https"):
+            return _download(source)
+        raise WeightsError(
+            f"cannot read {source!r}: expected a path or an http(s) address, got {scheme}://"
+        )
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"checkpoint {source!r} does not exist (looked in {Path.cwd()})")
+    return _read(path)
+
+
+def _download(url: str) -> Any:
+    name = Path(urlparse(url).path).name
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / name
+    try:
+        # One process of each machine downloads, to a temporary name that is renamed when complete.
+        if not path.is_file() and get_local_rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path))
+    except (URLError, OSError) as error:
+        raise WeightsError(
+            f"cannot download {url} ({error}): without network, put the file at {path}"
+        ) from error
+    finally:
+        barrier()
+    if not path.is_file():
+        raise WeightsError(f"{path} was not downloaded by the first process of this machine")
+    return _read(path)
+
+
+_allow_mmengine_checkpoints = cache(allow_mmengine_checkpoints)
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise WeightsError(f"{path} is not a safetensors file: {error}") from error
+    _allow_mmengine_checkpoints()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch explains at length; what matters is the first sentence about what was refused.
+        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
+        raise WeightsError(
+            f"{path} is no plain checkpoint of tensors, so it was not loaded: {reason}"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}") from error

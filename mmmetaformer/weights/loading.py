@@ -1,0 +1,78 @@
+"""Loading pretrained weights into a backbone, with a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model.weight_init import PretrainedInit
+from torch import nn
+
+from .convert import Conversion, convert
+from .files import WeightsError, read_checkpoint
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint.
+
+    Attributes:
+        source: The file or address.
+        conversion: The account of its keys.
+    """
+
+    source: str
+    conversion: Conversion
+
+    def __str__(self) -> str:
+        conversion = self.conversion
+        lines = [
+            f"loaded {len(conversion.state_dict)} tensors from {self.source} "
+            f"({conversion.layout} layout"
+            + (f", prefix {conversion.prefix!r})" if conversion.prefix else ")")
+        ]
+        if conversion.new:
+            lines.append(f"  missing, newly initialised output norms: {', '.join(conversion.new)}")
+        for reason, names in conversion.dropped.items():
+            shown = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
+            lines.append(f"  not used, {reason}: {len(names)} ({shown})")
+        return "\n".join(lines)
+
+
+def is_pretrained(cfg: Any) -> bool:
+    """Whether a config is mmengine's ``Pretrained`` initialisation, in any of its spellings."""
+    kind = cfg.get("type") if isinstance(cfg, dict) else None
+    if isinstance(kind, str):
+        return kind.rpartition(".")[2] in ("Pretrained", PretrainedInit.__name__)
+    return kind is PretrainedInit
+
+
+def load_pretrained(
+    backbone: nn.Module, checkpoint: str | Path, prefix: str | None = None
+) -> LoadReport:
+    """Load published weights into a backbone, or raise and leave it as it was.
+
+    Args:
+        backbone: A backbone of this package.
+        checkpoint: Path or http(s) address of a checkpoint in any known layout.
+        prefix: Prefix of the backbone in the file; None finds it out.
+
+    Returns:
+        What was loaded, what stays newly initialised and what was not used; also logged.
+
+    Raises:
+        WeightsError: (a ``ValueError``) if the file cannot be read or does not fit.
+    """
+    try:
+        conversion = convert(read_checkpoint(checkpoint), backbone, prefix)
+    except WeightsError as error:
+        if str(checkpoint) in str(error):
+            raise
+        raise WeightsError(f"{checkpoint}: {error}") from error
+    # Nothing but output norms is absent, which ``convert`` has made sure of.
+    backbone.load_state_dict(conversion.state_dict, strict=False)
+    report = LoadReport(str(checkpoint), conversion)
+    print_log(str(report), logger="current")
+    return report

@@ -1,0 +1,62 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT.parent / "shared" / "golden"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """Outputs of the published implementations."""
+    if not (GOLDEN / "golden.json").is_file():
+        pytest.skip("the golden outputs are not there")
+    return json.loads((GOLDEN / "golden.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def formula() -> ModuleType:
+    """Weights, image and digest of the golden outputs."""
+    path = GOLDEN / "formula_weights.py"
+    if not path.is_file():
+        pytest.skip("the golden outputs are not there")
+    spec = importlib.util.spec_from_file_location("formula_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def randomize() -> Callable[[nn.Module], nn.Module]:
+    """Give every parameter a value that shows in the output, LayerScale included."""
+
+    def apply(module: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                if parameter.ndim > 1:
+                    parameter.copy_(noise / parameter[0].numel() ** 0.5)
+                elif name.endswith("bias"):
+                    parameter.copy_(0.1 * noise)
+                else:
+                    parameter.copy_(1 + 0.1 * noise)
+        return module
+
+    return apply

@@ -1,0 +1,85 @@
+"""The package as seen from outside: imports, registry, public names."""
+
+import subprocess
+import sys
+
+import pytest
+
+import mmmetaformer
+
+
+def run_python(code: str, cwd) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=cwd, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip().splitlines()[-1]
+
+
+def test_import_is_light(tmp_path):
+    code = (
+        "import sys, mmmetaformer; "
+        "print([m for m in ('torch', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain') if m in sys.modules])"
+    )
+    assert run_python(code, tmp_path) == "[]"
+
+
+def test_building_a_backbone_imports_neither_mmdet_nor_mmseg(tmp_path):
+    code = (
+        "import sys, mmmetaformer; mmmetaformer.create_backbone('poolformer_s12'); "
+        "print([m for m in ('mmdet', 'mmseg', 'mmpretrain') if m in sys.modules])"
+    )
+    assert run_python(code, tmp_path) == "[]"
+
+
+@pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
+def test_a_foreign_config_needs_no_custom_imports(scope, tmp_path):
+    """From a directory of the user's own, with nothing imported but the host package."""
+    (tmp_path / "mine.py").write_text(
+        "backbone = dict(type='mmmetaformer.PoolFormer', arch='s12', out_indices=(1, 2, 3))"
+    )
+    code = (
+        "from mmengine.config import Config; from mmengine.registry import init_default_scope; "
+        f"from {scope}.registry import MODELS; init_default_scope({scope!r}); "
+        "backbone = MODELS.build(Config.fromfile('mine.py').backbone); "
+        "print(backbone.out_strides)"
+    )
+    assert run_python(code, tmp_path) == "(8, 16, 32)"
+
+
+def test_public_names():
+    assert set(mmmetaformer.__all__) <= set(dir(mmmetaformer))
+    assert all(getattr(mmmetaformer, name) is not None for name in mmmetaformer.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = mmmetaformer.no_such_name
+
+
+def test_user_mixer_by_dotted_path(tmp_path, monkeypatch):
+    """A mixer from outside of the package, without registration."""
+    (tmp_path / "my_mixers.py").write_text(
+        "from torch import nn\n"
+        "class Roll(nn.Module):\n"
+        "    def __init__(self, dim, shift=1):\n"
+        "        super().__init__()\n"
+        "        self.shift = shift\n"
+        "    def forward(self, x):\n"
+        "        return x.roll(self.shift, dims=-1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mixer = dict(type="my_mixers.Roll", shift=2)
+    backbone = mmmetaformer.create_backbone(
+        "poolformer_s12", token_mixers=["pooling", mixer, "identity", mixer]
+    )
+    assert [type(stage[0].token_mixer).__name__ for stage in backbone.stages] == [
+        "Pooling", "Roll", "Identity", "Roll",
+    ]  # fmt: skip
+    assert backbone.stages[3][1].token_mixer.shift == 2
+
+
+def test_a_user_mixer_that_lacks_a_dependency_says_so(tmp_path, monkeypatch):
+    (tmp_path / "broken_mixers.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="no_such_dependency"):
+        mmmetaformer.create_backbone("poolformer_s12", token_mixers="broken_mixers.Mixer")
+    with pytest.raises(ValueError, match="unknown token mixer type 'no_such_module.Mixer'"):
+        mmmetaformer.create_backbone("poolformer_s12", token_mixers="no_such_module.Mixer")

@@ -1,0 +1,157 @@
+"""``init_cfg=dict(type='Pretrained', ...)`` from files."""
+
+import pytest
+import torch
+from mmengine.hub import get_config
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.registry import init_default_scope
+
+from mmmetaformer import MetaFormer, create_backbone
+from mmmetaformer.weights import WeightsError, load_pretrained, read_checkpoint
+
+TINY = dict(depths=[1, 1, 1, 1], dims=[8, 12, 16, 20])
+
+
+@pytest.fixture
+def weights(randomize):
+    return randomize(MetaFormer(TINY)).state_dict()
+
+
+@pytest.fixture
+def file(tmp_path, weights):
+    path = tmp_path / "weights.pth"
+    torch.save(dict(state_dict=weights), path)
+    return path
+
+
+def built(file, **kwargs):
+    backbone = MetaFormer(TINY, init_cfg=dict(type="Pretrained", checkpoint=str(file)), **kwargs)
+    backbone.init_weights()
+    return backbone
+
+
+def test_loads(file, weights):
+    loaded = built(file).state_dict()
+    assert set(loaded) == set(weights)
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_report_says_what_became_of_every_key(tmp_path, weights, caplog):
+    kept = {name: value for name, value in weights.items() if not name.startswith("norm1")}
+    torch.save({**kept, "head.weight": torch.zeros(3, 20)}, tmp_path / "w.pth")
+    report = load_pretrained(MetaFormer(TINY), tmp_path / "w.pth")
+    assert report.conversion.new == ["norm1.weight", "norm1.bias"]
+    assert report.conversion.dropped == {"classifier": ["head.weight"]}
+    text = str(report)
+    assert f"loaded {len(kept)} tensors" in text and "mmmetaformer layout" in text
+    assert "norm1.weight, norm1.bias" in text and "classifier: 1 (head.weight)" in text
+
+
+def test_inside_a_detector(file, weights):
+    """The detector initialises the rest and the backbone loads, also with other initialisers."""
+    pytest.importorskip("mmdet")
+    from mmdet.registry import MODELS
+
+    init_default_scope("mmdet")
+    cfg = get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py").model
+    cfg.backbone = dict(
+        type="mmmetaformer.MetaFormer",
+        arch=TINY,
+        out_indices=(1, 2, 3),
+        init_cfg=[
+            dict(type="Constant", layer="Conv2d", val=7.0),
+            dict(type="Pretrained", checkpoint=str(file)),
+        ],
+    )
+    cfg.neck.update(in_channels=[12, 16, 20], start_level=0)
+    detector = MODELS.build(cfg)
+    detector.init_weights()
+    for name, value in detector.backbone.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_a_wrong_file_raises_and_changes_nothing(tmp_path, weights):
+    broken = dict(weights)
+    broken.pop("stages.2.0.mlp.fc1.weight")
+    torch.save(broken, tmp_path / "w.pth")
+    backbone = MetaFormer(TINY)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"w\.pth.*1 missing: stages\.2\.0\.mlp\.fc1\.weight"):
+        load_pretrained(backbone, tmp_path / "w.pth")
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["Pretrained", "mmengine.Pretrained", PretrainedInit])
+def test_init_cfg_raises_too(kind, tmp_path):
+    """In every spelling that mmengine takes: its own loading would accept this file."""
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
+    cfg = dict(type=kind, checkpoint=str(tmp_path / "resnet.pth"))
+    with pytest.raises(WeightsError, match="resnet.pth: unknown layout"):
+        MetaFormer(TINY, init_cfg=cfg).init_weights()
+
+
+@pytest.mark.parametrize("options", [dict(override=dict(name="stages")), dict(checkpoint=None)])
+def test_other_options_of_pretrained_are_refused(options, file):
+    cfg = dict(type="Pretrained", checkpoint=str(file)) | options
+    cfg = {key: value for key, value in cfg.items() if value is not None}
+    with pytest.raises(ValueError, match="takes checkpoint and prefix"):
+        MetaFormer(TINY, init_cfg=cfg).init_weights()
+
+
+def test_safetensors(tmp_path, weights):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file(dict(weights), tmp_path / "w.safetensors")
+    assert torch.equal(built(tmp_path / "w.safetensors").norm0.weight, weights["norm0.weight"])
+    (tmp_path / "bad.safetensors").write_bytes(b"\0" * 64)
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        read_checkpoint(tmp_path / "bad.safetensors")
+
+
+class Malicious:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    torch.save(dict(state_dict={}, hook=Malicious(tmp_path / "owned")), tmp_path / "bad.pth")
+    with pytest.raises(WeightsError, match="not loaded"):
+        read_checkpoint(tmp_path / "bad.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>Not found</html>", b"PK\x03\x04"])
+def test_files_that_are_no_checkpoints(content, tmp_path):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="bad.pth"):
+        read_checkpoint(tmp_path / "bad.pth")
+
+
+def test_truncated_file(file, tmp_path):
+    (tmp_path / "half.pth").write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(WeightsError, match="half.pth cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / "half.pth")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("no/such/file.pth", "does not exist"), ("torchvision://resnet50", "got torchvision://")],
+)
+def test_sources_that_are_not_there(source, message):
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(source)
+
+
+def test_without_network_the_error_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = "http://127.0.0.1:9/poolformer_s12.pth.tar"
+    where = tmp_path / "checkpoints" / "poolformer_s12.pth.tar"
+    with pytest.raises(WeightsError, match=f"cannot download {url}.*put the file at {where}"):
+        read_checkpoint(url)
+    backbone = create_backbone("poolformer_s12")
+    torch.save(backbone.state_dict(), where)
+    assert set(read_checkpoint(url)) == set(backbone.state_dict())

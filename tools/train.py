@@ -1,0 +1,72 @@
+"""Train a detector or a segmentor: ``python tools/train.py CONFIG [options]``."""
+
+import argparse
+
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import (
+    add_common_arguments,
+    load_config,
+    prepare_processes,
+    run_cli,
+)
+from mmmetaformer.engine.preflight import check_checkpoint, check_config
+from mmmetaformer.weights import allow_mmengine_checkpoints
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the batch size over the config's base batch size",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from a checkpoint; without a path, from the latest in the work directory",
+    )
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args, needs=("model", "train_dataloader", "train_cfg", "optim_wrapper"))
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    if cfg.optim_wrapper.get("type") == "AmpOptimWrapper":
+        require_gpu_for_amp()
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+        if cfg.load_from:
+            check_checkpoint(cfg.load_from)
+
+    check_config(cfg, splits=("train", "val"))
+    allow_mmengine_checkpoints()
+    prepare_processes(cfg)
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+def require_gpu_for_amp() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("automatic mixed precision (AmpOptimWrapper) needs a GPU; none was found")
+
+
+if __name__ == "__main__":
+    run_cli(main)
