@@ -12,7 +12,7 @@ from mmmetaformer.engine.launch import (
     prepare_processes,
     run_cli,
 )
-from mmmetaformer.engine.preflight import check_checkpoint, check_config
+from mmmetaformer.engine.preflight import check_config
 from mmmetaformer.weights import allow_mmengine_checkpoints
 
 
@@ -51,8 +51,6 @@ def main() -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
-        if cfg.load_from:
-            check_checkpoint(cfg.load_from)
 
     check_config(cfg, splits=("train", "val"))
     allow_mmengine_checkpoints()

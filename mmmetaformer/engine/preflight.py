@@ -42,6 +42,12 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         UserError: With one sentence on the first thing that is wrong.
     """
+    # First what the command line names, then what the config does.
+    if cfg.get("load_from"):
+        check_checkpoint(cfg.load_from)
+    for part in walk(cfg.model):
+        if is_pretrained(part) and isinstance(part.get("checkpoint"), str):
+            check_checkpoint(part["checkpoint"], "pretrained weights")
     for split in splits:
         for dataset in _leaf_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
             _check_paths(dataset, split)
@@ -50,11 +56,6 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
             for metric in walk(cfg.get(f"{split}_evaluator")):
                 if isinstance(metric.get("ann_file"), str):
                     _require(metric["ann_file"], f"{split} annotations of the metric")
-    for part in walk(cfg.model):
-        if is_pretrained(part) and isinstance(part.get("checkpoint"), str):
-            check_checkpoint(part["checkpoint"], "pretrained weights")
-    if cfg.get("load_from"):
-        check_checkpoint(cfg.load_from)
 
 
 def check_checkpoint(source: str, what: str = "checkpoint") -> None:

@@ -46,7 +46,7 @@ def tool(name: str, *args: str) -> subprocess.CompletedProcess:
         (["test.py", MASK_RCNN, "README.md", "--tta"], "no test-time augmentation for instance"),
         (["train.py", ADE, "--cfg-options", "train_dataloader.batch_size"], "takes KEY=VALUE"),
         (["train.py", ADE, "--cfg-options", "custom_hooks=[dict(a=1,b=2)]"], "cannot read"),
-        (["test.py", ADE, "README.md"], "test folder (img_path)"),
+        (["test.py", ADE, "README.md"], "README.md is no plain checkpoint"),
     ],
 )  # fmt: skip
 def test_one_clear_sentence(args, message):
