@@ -8,6 +8,7 @@ meets a name with an unknown scope, and ``locations`` are imported at the first 
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -46,13 +47,21 @@ def build_part(registry: Registry, cfg: Mapping[str, Any], **defaults: Any) -> A
     """
     options = {**defaults, **cfg}
     name = options.pop("type", None)
+    cls = find_part(registry, name)
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise TypeError(f"{registry.name} {name!r}: {error}") from error
+
+
+def find_part(registry: Registry, name: Any) -> type:
+    """The class behind the ``type`` of a part; see :func:`build_part`."""
     if isinstance(name, type):
-        cls = name
-    else:
-        try:
-            cls = registry.get(name)
-        except (RuntimeError, TypeError):  # what mmengine raises for unknown and non-string names
-            cls = None
+        return name
+    try:
+        cls = registry.get(name)
+    except (RuntimeError, TypeError):  # what mmengine raises for unknown and non-string names
+        cls = None
     if cls is None:
         _raise_import_error_of(name)
         known = ", ".join(sorted(registry.module_dict))
@@ -60,10 +69,12 @@ def build_part(registry: Registry, cfg: Mapping[str, Any], **defaults: Any) -> A
             f"unknown {registry.name} type {name!r}: expected one of {known}, a class, or the "
             "dotted path of a class such as 'my_package.my_module.MyMixer'"
         )
-    try:
-        return cls(**options)
-    except TypeError as error:
-        raise TypeError(f"{registry.name} {name!r}: {error}") from error
+    return cls
+
+
+def part_takes(registry: Registry, cfg: Mapping[str, Any], argument: str) -> bool:
+    """Whether the constructor of a part names an argument."""
+    return argument in signature(find_part(registry, cfg.get("type"))).parameters
 
 
 def _raise_import_error_of(name: Any) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import operator
+import re
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..layers import checkpoint_block
 from ..weights import is_pretrained, load_pretrained
 
 
@@ -27,6 +30,7 @@ class Backbone(BaseModule):
             their output norms.
         norm_eval: Keep BatchNorm layers in eval mode (their running statistics are not updated)
             also while training.
+        with_cp: Recompute the blocks in the backward pass instead of storing their activations.
         init_cfg: Initialisation config of mmengine. ``dict(type='Pretrained', checkpoint=...)``
             takes any published layout (see :mod:`mmmetaformer.weights`) and raises unless every
             parameter but the output norms is found in the file with the right shape.
@@ -40,6 +44,7 @@ class Backbone(BaseModule):
         self,
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        with_cp: bool = False,
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -50,6 +55,7 @@ class Backbone(BaseModule):
             )
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.with_cp = with_cp
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -58,6 +64,21 @@ class Backbone(BaseModule):
     @abstractmethod
     def frozen_modules(self) -> Iterable[nn.Module]:
         """The modules that ``frozen_stages`` freezes."""
+
+    def is_for_outputs(self, name: str) -> bool:
+        """Whether a name in the state dict belongs to what dense prediction adds: a published
+        classifier does not have it, and without it the pretrained function is complete."""
+        return re.match(r"norm[0-3]\.", name) is not None
+
+    @abstractmethod
+    def is_behind_outputs(self, name: str) -> bool:
+        """Whether a name belongs to a part behind the last emitted map, which is not built."""
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """One block, checkpointed when ``with_cp`` asks for it."""
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return checkpoint_block(block, x)
+        return block(x)
 
     def train(self, mode: bool = True) -> Backbone:
         """As ``nn.Module.train``, but frozen parts and, with ``norm_eval``, BatchNorm stay in
@@ -104,6 +125,17 @@ class Backbone(BaseModule):
             report = load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"))
             if hasattr(self, "_params_init_info"):  # set while a whole detector is initialised
                 update_init_info(self, init_info=f"Pretrained: {report.source}")
+
+
+def linear_drop_path(rate: float, num_blocks: int) -> Iterator[float]:
+    """One rate per block of the whole network, from zero at the first to ``rate`` at the last.
+
+    Raises:
+        ValueError: If the rate is not in [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path_rate must be in [0, 1), got {rate!r}")
+    return (rate * block / max(1, num_blocks - 1) for block in range(num_blocks))
 
 
 def resolve_out_indices(out_indices: int | Iterable[int], num_stages: int = 4) -> tuple[int, ...]:

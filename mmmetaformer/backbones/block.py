@@ -1,6 +1,6 @@
 """The MetaFormer block: two residuals, whatever stands in them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.cnn.bricks import DropPath
@@ -27,7 +27,7 @@ class MetaFormerBlock(BaseModule):
         drop_path_rate: Probability of dropping a branch, per image.
         layer_scale_init_value: Initial LayerScale of both branches; None means no LayerScale.
         res_scale_init_value: Initial scale of both identity paths; None means no such scale.
-        residual: False leaves both identity paths out.
+        residual: False leaves both identity paths out; a pair says so for each half.
         init_cfg: Initialisation config of mmengine.
 
     Shape:
@@ -44,7 +44,7 @@ class MetaFormerBlock(BaseModule):
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float | None = None,
         res_scale_init_value: float | None = None,
-        residual: bool = True,
+        residual: bool | Sequence[bool] = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -52,7 +52,10 @@ class MetaFormerBlock(BaseModule):
         def scale(init_value: float | None) -> nn.Module:
             return nn.Identity() if init_value is None else ChannelScale(dim, init_value)
 
-        self.residual = residual
+        pair = (residual, residual) if isinstance(residual, bool) else tuple(residual)
+        if len(pair) != 2 or not all(isinstance(item, bool) for item in pair):
+            raise ValueError(f"residual must be a bool or a pair of them, got {residual!r}")
+        self.residual1, self.residual2 = pair
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
         self.norm1 = build_norm(norm_cfg, dim)
@@ -69,8 +72,8 @@ class MetaFormerBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.layer_scale1(self.drop_path(self.token_mixer(self.norm1(x))))
-        x = self.res_scale1(x) + branch if self.residual else branch
+        x = self.res_scale1(x) + branch if self.residual1 else branch
         if self.mlp is not None:
             branch = self.layer_scale2(self.drop_path(self.mlp(self.norm2(x))))
-            x = self.res_scale2(x) + branch if self.residual else branch
+            x = self.res_scale2(x) + branch if self.residual2 else branch
         return x

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
-from operator import mul
 from typing import Any
 
-import torch
-from mmengine.model import ModuleList, Sequential
+from mmengine.model import ModuleDict, ModuleList, Sequential
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ..layers import build_norm
+from ..layers import PositionEmbedding, build_norm
 from ..registry import MODELS, build_part
-from .arch import resolve_arch
-from .base import Backbone, resolve_out_indices
+from .arch import NUM_STAGES, resolve_arch
+from .base import Backbone, linear_drop_path, resolve_out_indices
 from .block import MetaFormerBlock
 
 
@@ -42,7 +39,8 @@ class MetaFormer(Backbone):
             published layout and raises unless every parameter but the output norms is loaded.
         **overrides: Fields of ``ArchSettings`` that replace the arch's own: ``token_mixers``,
             ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``out_norm_cfg`` (None emits the raw
-            stage outputs), ``layer_scale_init_value``, ``res_scale_init_value``, ...
+            stage outputs), ``layer_scale_init_value``, ``res_scale_init_value``,
+            ``pos_embed_sizes``, ...
 
     Shape:
         Image (B, in_channels, H, W) -> one map (B, out_channels[i], H_i, W_i) per emitted stage,
@@ -75,42 +73,31 @@ class MetaFormer(Backbone):
         init_cfg: dict | Sequence[dict] | None = None,
         **overrides: Any,
     ) -> None:
-        super().__init__(frozen_stages, norm_eval, init_cfg)
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate!r}")
+        super().__init__(frozen_stages, norm_eval, with_cp, init_cfg)
         settings = resolve_arch(arch, self.family, overrides)
         stages = settings.stages()
         self.settings = settings
-        self.with_cp = with_cp
         self.out_indices = resolve_out_indices(out_indices)
-        # The stride is what the configs say and never read off the channels.
-        strides = list(accumulate((stage.downsampling["stride"] for stage in stages), mul))
+        strides = settings.strides()
         self.out_channels = tuple(stages[i].dim for i in self.out_indices)
         self.out_strides = tuple(strides[i] for i in self.out_indices)
 
-        # Rates belong to the whole network, also where its last stages are not built.
-        last = max(1, sum(settings.depths) - 1)
-        drop_path_rates = (drop_path_rate * block / last for block in range(sum(settings.depths)))
+        drop_path_rates = linear_drop_path(drop_path_rate, sum(settings.depths))
         self.downsample_layers = ModuleList()
+        self.pos_embeds = ModuleDict()
         self.stages = ModuleList()
         channels = in_channels
         for index, stage in enumerate(stages[: max(self.out_indices) + 1]):
             self.downsample_layers.append(
                 build_part(MODELS, stage.downsampling, in_channels=channels, out_channels=stage.dim)
             )
+            if stage.pos_embed_size is not None:
+                self.pos_embeds[str(index)] = PositionEmbedding(stage.dim, stage.pos_embed_size)
             self.stages.append(
                 Sequential(
                     *(
                         MetaFormerBlock(
-                            stage.dim,
-                            token_mixer=stage.token_mixer,
-                            channel_mixer=stage.channel_mixer,
-                            norm_cfg=stage.norm_cfg,
-                            act_cfg=settings.act_cfg,
-                            drop_path_rate=next(drop_path_rates),
-                            layer_scale_init_value=stage.layer_scale_init_value,
-                            res_scale_init_value=stage.res_scale_init_value,
-                            residual=settings.residual,
+                            stage.dim, **stage.block, drop_path_rate=next(drop_path_rates)
                         )
                         for _ in range(stage.depth)
                     )
@@ -128,25 +115,30 @@ class MetaFormer(Backbone):
             zip(self.downsample_layers, self.stages, strict=True)
         ):
             x = downsampling(x)
+            if str(index) in self.pos_embeds:
+                x = self.pos_embeds[str(index)](x)
             for block in blocks:
-                if self.with_cp and self.training and torch.is_grad_enabled():
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+                x = self.run(block, x)
             if index in self.out_indices:
                 norm = getattr(self, f"norm{index}", None)
                 levels[index] = x if norm is None else norm(x)
         return tuple(levels[index] for index in self.out_indices)
 
     def frozen_modules(self) -> Iterator[nn.Module]:
-        """The stem for ``frozen_stages >= 0``; then stage by stage its downsampling, its blocks
-        and its output norm."""
+        """The stem for ``frozen_stages >= 0``; then stage by stage its downsampling, its
+        position embedding, its blocks and its output norm."""
         if self.frozen_stages < 0:
             return
         yield self.downsample_layers[0]
         for index in range(min(self.frozen_stages, len(self.stages))):
             yield self.downsample_layers[index]
+            if str(index) in self.pos_embeds:
+                yield self.pos_embeds[str(index)]
             yield self.stages[index]
             norm = getattr(self, f"norm{index}", None)
             if norm is not None:
                 yield norm
+
+    def is_behind_outputs(self, name: str) -> bool:
+        match = re.match(r"(?:downsample_layers|pos_embeds|stages)\.(\d+)\.", name)
+        return match is not None and len(self.stages) <= int(match.group(1)) < NUM_STAGES

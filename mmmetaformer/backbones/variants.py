@@ -6,28 +6,143 @@ broadcasts and checks them.
 """
 
 # fmt: off
+_GELU = dict(type="GELU")
+_GN1 = dict(type="GN", num_groups=1)
+_LN = dict(type="LN2d", eps=1e-6)
+_LN_NO_BIAS = dict(type="LN2d", eps=1e-6, bias=False)
+_MLN_NO_BIAS = dict(type="MLN", eps=1e-6, bias=False)
+_NORMAL = dict(type="TruncNormal", layer="Conv2d", std=0.02)
+_XAVIER = dict(type="Xavier", layer="Conv2d", distribution="uniform")
+
+# MetaFormer Is Actually What You Need for Vision, arXiv 2111.11418
+_POOLFORMER = dict(
+    token_mixers=dict(type="pooling", pool_size=3),
+    channel_mixers=dict(type="mlp", ratio=4),
+    norm_cfg=_GN1,
+    act_cfg=_GELU,
+    layer_scale_init_value=1e-5,
+    stem=dict(type="ConvDownsampling", kernel_size=7, stride=4, padding=2),
+    downsampling=dict(type="ConvDownsampling", kernel_size=3, stride=2, padding=1),
+    out_norm_cfg=_GN1,
+)
+
+# MetaFormer Baselines for Vision, arXiv 2210.13452. Its classifiers have no norm per stage; for
+# dense prediction a LayerNorm like the one before their heads is added.
+_BASELINE = dict(
+    channel_mixers=dict(type="mlp", ratio=4, bias=False),
+    act_cfg=dict(type="StarReLU"),
+    res_scale_init_value=[None, None, 1.0, 1.0],
+    stem=dict(type="ConvDownsampling", kernel_size=7, stride=4, padding=2, post_norm_cfg=_LN_NO_BIAS, init_cfg=_NORMAL),  # noqa: E501
+    downsampling=dict(type="ConvDownsampling", kernel_size=3, stride=2, padding=1, pre_norm_cfg=_LN_NO_BIAS, init_cfg=_NORMAL),  # noqa: E501
+    out_norm_cfg=_LN,
+)
+
 FAMILIES = {
-    # MetaFormer Is Actually What You Need for Vision, arXiv 2111.11418
-    "poolformer": dict(
-        backbone="PoolFormer",
-        settings=dict(
-            token_mixers=dict(type="pooling", pool_size=3),
-            channel_mixers=dict(type="mlp", ratio=4),
-            norm_cfg=dict(type="GN", num_groups=1),
-            act_cfg=dict(type="GELU"),
-            layer_scale_init_value=1e-5,
-            stem=dict(type="ConvDownsampling", kernel_size=7, stride=4, padding=2),
-            downsampling=dict(type="ConvDownsampling", kernel_size=3, stride=2, padding=1),
-            out_norm_cfg=dict(type="GN", num_groups=1),
-        ),
-    ),
+    "poolformer": dict(backbone="PoolFormer", structure="hierarchical", settings=_POOLFORMER),
+    # The ablation of PoolFormer's paper: PoolFormer-S12 with one thing changed.
+    "metaformer": dict(backbone="MetaFormer", structure="hierarchical", settings=_POOLFORMER),
+    "identityformer": dict(backbone="IdentityFormer", structure="hierarchical", settings=dict(
+        _BASELINE, token_mixers="identity", norm_cfg=_MLN_NO_BIAS)),
+    "randformer": dict(backbone="RandFormer", structure="hierarchical", settings=dict(
+        _BASELINE, token_mixers=["identity", "identity", "random_matrix", "random_matrix"], norm_cfg=_MLN_NO_BIAS)),  # noqa: E501
+    "poolformerv2": dict(backbone="PoolFormerV2", structure="hierarchical", settings=dict(
+        _BASELINE, token_mixers=dict(type="pooling", pool_size=3), norm_cfg=_MLN_NO_BIAS)),
+    "convformer": dict(backbone="ConvFormer", structure="hierarchical", settings=dict(
+        _BASELINE, token_mixers="sepconv", norm_cfg=_LN_NO_BIAS)),
+    "caformer": dict(backbone="CAFormer", structure="hierarchical", settings=dict(
+        _BASELINE, token_mixers=["sepconv", "sepconv", "attention", "attention"], norm_cfg=_LN_NO_BIAS)),  # noqa: E501
+    # Patches Are All You Need?, arXiv 2201.09792: the pointwise half has no residual.
+    "convmixer": dict(backbone="ConvMixer", structure="isotropic", settings=dict(
+        norm_cfg=None, residual=(True, False))),
+    # MLP-Mixer: An all-MLP Architecture for Vision, arXiv 2105.01601
+    "mlp_mixer": dict(backbone="MlpMixer", structure="isotropic", settings=dict(
+        token_mixers=dict(type="token_mlp", ratio=0.5),
+        channel_mixers=dict(type="mlp", ratio=4, init_cfg=_XAVIER),
+        norm_cfg=_LN, act_cfg=_GELU, out_norm_cfg=_LN)),
 }
 
+_S12 = dict(depths=[2, 2, 6, 2], dims=[64, 128, 320, 512])
+_S24 = dict(depths=[4, 4, 12, 4], dims=[64, 128, 320, 512])
+_S36 = dict(depths=[6, 6, 18, 6], dims=[64, 128, 320, 512])
+_M36 = dict(depths=[6, 6, 18, 6], dims=[96, 192, 384, 768])
+_M48 = dict(depths=[8, 8, 24, 8], dims=[96, 192, 384, 768])
+
+_ABLATION = dict(family="metaformer", **_S12)
+# The release normalises hybrids with attention over the channels of each position, and those with
+# spatial MLPs as PoolFormer.
+_LN_EPS5 = dict(type="LN2d", eps=1e-5)
+_LN_ABLATION = dict(_ABLATION, norm_cfg=_LN_EPS5, out_norm_cfg=_LN_EPS5)
+_ATTENTION = dict(type="attention", head_dim=32, proj_bias=True)
+
+
+def _convmixer(dim, depth, kernel_size, patch_size, act="GELU"):
+    """One row; the activation stands in the stem and in both halves of a block."""
+    act_cfg, norm_cfg = dict(type=act), dict(type="BN")
+    return dict(
+        family="convmixer", dim=dim, depth=depth, act_cfg=act_cfg,
+        stem=dict(type="PatchEmbedding", patch_size=patch_size, act_cfg=act_cfg, norm_cfg=norm_cfg),
+        token_mixers=dict(type="depthwise", kernel_size=kernel_size, act_cfg=act_cfg, norm_cfg=norm_cfg),  # noqa: E501
+        channel_mixers=dict(type="pointwise", norm_cfg=norm_cfg),
+    )
+
+
+def _mlp_mixer(dim, depth, patch_size):
+    init_cfg = dict(type="Kaiming", layer="Conv2d", mode="fan_in", nonlinearity="linear")
+    stem = dict(type="PatchEmbedding", patch_size=patch_size, init_cfg=init_cfg)
+    return dict(family="mlp_mixer", dim=dim, depth=depth, stem=stem)
+
+
 VARIANTS = {
-    "poolformer_s12": dict(family="poolformer", depths=[2, 2, 6, 2], dims=[64, 128, 320, 512]),
-    "poolformer_s24": dict(family="poolformer", depths=[4, 4, 12, 4], dims=[64, 128, 320, 512]),
-    "poolformer_s36": dict(family="poolformer", depths=[6, 6, 18, 6], dims=[64, 128, 320, 512], layer_scale_init_value=1e-6),  # noqa: E501
-    "poolformer_m36": dict(family="poolformer", depths=[6, 6, 18, 6], dims=[96, 192, 384, 768], layer_scale_init_value=1e-6),  # noqa: E501
-    "poolformer_m48": dict(family="poolformer", depths=[8, 8, 24, 8], dims=[96, 192, 384, 768], layer_scale_init_value=1e-6),  # noqa: E501
+    "poolformer_s12": dict(family="poolformer", **_S12),
+    "poolformer_s24": dict(family="poolformer", **_S24),
+    "poolformer_s36": dict(family="poolformer", **_S36, layer_scale_init_value=1e-6),
+    "poolformer_m36": dict(family="poolformer", **_M36, layer_scale_init_value=1e-6),
+    "poolformer_m48": dict(family="poolformer", **_M48, layer_scale_init_value=1e-6),
+
+    "metaformer_s12_identity": dict(_ABLATION, token_mixers="identity"),
+    "metaformer_s12_random": dict(_ABLATION, token_mixers="random_matrix"),
+    "metaformer_s12_depthwise": dict(_ABLATION, token_mixers="depthwise"),
+    "metaformer_s12_pool5": dict(_ABLATION, token_mixers=dict(type="pooling", pool_size=5)),
+    "metaformer_s12_pool7": dict(_ABLATION, token_mixers=dict(type="pooling", pool_size=7)),
+    "metaformer_s12_pool9": dict(_ABLATION, token_mixers=dict(type="pooling", pool_size=9)),
+    "metaformer_s12_ln": dict(_LN_ABLATION),
+    "metaformer_s12_bn": dict(_ABLATION, norm_cfg=dict(type="BN"), out_norm_cfg=dict(type="BN")),
+    "metaformer_s12_no_norm": dict(_ABLATION, norm_cfg=None),
+    "metaformer_s12_relu": dict(_ABLATION, act_cfg=dict(type="ReLU")),
+    "metaformer_s12_silu": dict(_ABLATION, act_cfg=dict(type="SiLU")),
+    "metaformer_s12_no_residual": dict(_ABLATION, residual=False),
+    "metaformer_s12_no_mlp": dict(_ABLATION, channel_mixers=None),
+    "metaformer_s12_pppa": dict(_LN_ABLATION, token_mixers=["pooling", "pooling", "pooling", _ATTENTION], pos_embed_sizes=[None, None, None, 7]),  # noqa: E501
+    "metaformer_s12_ppaa": dict(_LN_ABLATION, token_mixers=["pooling", "pooling", _ATTENTION, _ATTENTION], pos_embed_sizes=[None, None, 14, None]),  # noqa: E501
+    "metaformer_s12_pppf": dict(_ABLATION, token_mixers=["pooling", "pooling", "pooling", "spatial_fc"]),  # noqa: E501
+    "metaformer_s12_ppff": dict(_ABLATION, token_mixers=["pooling", "pooling", "spatial_fc", "spatial_fc"]),  # noqa: E501
+
+    **{
+        f"{family}_{size}": dict(family=family, **row)
+        for family in ("identityformer", "randformer", "poolformerv2")
+        for size, row in dict(s12=_S12, s24=_S24, s36=_S36, m36=_M36, m48=_M48).items()
+    },
+    **{
+        f"{family}_{size}": dict(family=family, depths=depths, dims=dims)
+        for family in ("convformer", "caformer")
+        for size, depths, dims in (
+            ("s18", [3, 3, 9, 3], [64, 128, 320, 512]),
+            ("s36", [3, 12, 18, 3], [64, 128, 320, 512]),
+            ("m36", [3, 12, 18, 3], [96, 192, 384, 576]),
+            ("b36", [3, 12, 18, 3], [128, 256, 512, 768]),
+        )
+    },
+
+    "convmixer_768_32": _convmixer(dim=768, depth=32, kernel_size=7, patch_size=7, act="ReLU"),
+    "convmixer_1024_20": _convmixer(dim=1024, depth=20, kernel_size=9, patch_size=14),
+    "convmixer_1536_20": _convmixer(dim=1536, depth=20, kernel_size=9, patch_size=7),
+
+    "mlp_mixer_s32": _mlp_mixer(dim=512, depth=8, patch_size=32),
+    "mlp_mixer_s16": _mlp_mixer(dim=512, depth=8, patch_size=16),
+    "mlp_mixer_b32": _mlp_mixer(dim=768, depth=12, patch_size=32),
+    "mlp_mixer_b16": _mlp_mixer(dim=768, depth=12, patch_size=16),
+    "mlp_mixer_l32": _mlp_mixer(dim=1024, depth=24, patch_size=32),
+    "mlp_mixer_l16": _mlp_mixer(dim=1024, depth=24, patch_size=16),
+    "mlp_mixer_h14": _mlp_mixer(dim=1280, depth=32, patch_size=14),
 }
 # fmt: on

@@ -5,5 +5,6 @@ to (B, C, H, W), registered in ``CHANNEL_MIXERS``.
 """
 
 from .mlp import Mlp
+from .pointwise import Pointwise
 
-__all__ = ["Mlp"]
+__all__ = ["Mlp", "Pointwise"]

@@ -1,9 +1,9 @@
 """The two-layer MLP of a Transformer block."""
 
-from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..layers import build_activation
 from ..registry import CHANNEL_MIXERS
 
 _GELU = dict(type="GELU")
@@ -36,7 +36,7 @@ class Mlp(BaseModule):
         super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
         hidden = int(dim * ratio)
         self.fc1 = nn.Conv2d(dim, hidden, 1, bias=bias)
-        self.act = nn.Identity() if act_cfg is None else build_activation_layer(act_cfg)
+        self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

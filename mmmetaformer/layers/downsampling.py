@@ -1,5 +1,6 @@
 """Stem and downsampling between stages."""
 
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -7,7 +8,7 @@ from .norm import build_norm
 
 
 @MODELS.register_module()
-class ConvDownsampling(nn.Module):
+class ConvDownsampling(BaseModule):
     """A strided convolution, optionally with a norm before or after it.
 
     The stem of a network is the same layer as the three downsamplings between its stages, with
@@ -22,6 +23,7 @@ class ConvDownsampling(nn.Module):
         padding: Zero padding on each side.
         pre_norm_cfg: Norm on the input, or None.
         post_norm_cfg: Norm on the output, or None.
+        init_cfg: Initialisation; None leaves torch's.
 
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, H', W')
@@ -36,8 +38,9 @@ class ConvDownsampling(nn.Module):
         padding: int = 0,
         pre_norm_cfg: dict | None = None,
         post_norm_cfg: dict | None = None,
+        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(init_cfg)
         self.pre_norm = build_norm(pre_norm_cfg, in_channels)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
         self.post_norm = build_norm(post_norm_cfg, out_channels)

@@ -1,15 +1,86 @@
 """Normalisation of (B, C, H, W) maps."""
 
+import torch
 from mmcv.cnn import build_norm_layer
-from torch import nn
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..registry import MODELS
+
+
+@MODELS.register_module(name=["LN2d", "LayerNorm2d"])
+class LayerNorm2d(nn.Module):
+    """Layer normalisation over the channels of each position.
+
+    Args:
+        num_channels: Number of channels C.
+        eps: Added to the variance.
+        bias: Whether there is a bias; the release of `MetaFormer Baselines for Vision
+            <https://arxiv.org/abs/2210.13452>`_ has none.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-6, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, eps={self.eps}, bias={self.bias is not None}"
+
+
+@MODELS.register_module(name=["MLN", "ModifiedLayerNorm"])
+class ModifiedLayerNorm(nn.GroupNorm):
+    """Normalisation over channels and positions of each image, with a factor per channel.
+
+    What PoolFormer calls modified layer normalisation; with a bias it is a GroupNorm of one
+    group. Without one it is the norm of IdentityFormer, RandFormer and PoolFormerV2.
+
+    Args:
+        num_channels: Number of channels C.
+        eps: Added to the variance.
+        bias: Whether there is a bias.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-6, bias: bool = True) -> None:
+        super().__init__(1, num_channels, eps)
+        if not bias:
+            self.bias = None
 
 
 def build_norm(norm_cfg: dict | None, dim: int) -> nn.Module:
     """Build a norm over ``dim`` channels of a (B, C, H, W) map.
 
     Args:
-        norm_cfg: As everywhere in OpenMMLab: ``dict(type='GN', num_groups=1)``,
-            ``dict(type='BN')``, ``dict(type='SyncBN')``, ...; None means no norm.
+        norm_cfg: ``dict(type='LN2d')`` or ``dict(type='MLN')`` of this package, or what
+            OpenMMLab knows: ``dict(type='GN', num_groups=1)``, ``dict(type='BN')``,
+            ``dict(type='SyncBN')``, ...; None means no norm.
         dim: Number of channels C.
+
+    Raises:
+        ValueError: For an unknown name; lists the usual ones.
     """
-    return nn.Identity() if norm_cfg is None else build_norm_layer(norm_cfg, dim)[1]
+    if norm_cfg is None:
+        return nn.Identity()
+    kind = norm_cfg.get("type")
+    # Ours first: mmpretrain has an LN2d of its own.
+    cls = MODELS.module_dict.get(kind)
+    if cls is not None:
+        norm_cfg = {**norm_cfg, "type": cls, "eps": norm_cfg.get("eps", 1e-6)}
+    elif isinstance(kind, str) and ROOT_MODELS.get(kind) is None:
+        raise ValueError(
+            f"unknown norm {kind!r}: expected LN2d, MLN, GN, BN, SyncBN, ... or any norm "
+            "registered in mmengine's MODELS"
+        )
+    return build_norm_layer(norm_cfg, dim)[1]

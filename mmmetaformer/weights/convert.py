@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,6 @@ _WRAPPERS = (
     *("state_dict", "model", "model_state_dict", "module"),
     *("model_ema", "state_dict_ema", "ema_state_dict"),
 )
-_OUT_NORM = re.compile(r"norm([0-3])\.\w+")
 _SHOWN = 5
 
 
@@ -32,7 +30,8 @@ class Conversion:
         layout: Layout of the source.
         prefix: Prefix of the backbone in the source.
         state_dict: The backbone's own names and the source's tensors.
-        new: Output norms that the source lacks and that stay freshly initialised.
+        new: What dense prediction adds (output norms, pyramid) and the source lacks; it stays
+            freshly initialised.
         dropped: What the source holds beyond this backbone, by reason.
     """
 
@@ -55,7 +54,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], backbone: nn.Module) -> di
 
     Returns:
         Names of ``backbone.state_dict()`` with the tensors of the source. All are there but,
-        possibly, the output norms, which a classifier does not have.
+        possibly, what dense prediction adds (output norms, a pyramid).
 
     Raises:
         WeightsError: (a ``ValueError``) if the layout is unknown, a parameter is missing, a shape
@@ -78,14 +77,15 @@ def convert(
     layout, prefix = _identify(tensors, prefix)
     result = Conversion(layout.name, prefix)
     expected = backbone.state_dict()
-    emitted = len(backbone.stages)
     unexpected, wrong = [], []
 
+    inside = {name: name[len(prefix) :] for name in tensors if name.startswith(prefix)}
+    renamed = layout.rename(list(inside.values()))
     for name, tensor in tensors.items():
-        if not name.startswith(prefix):
+        if name not in inside:
             result.dropped.setdefault("outside of the backbone", []).append(name)
             continue
-        own = layout.rename(name[len(prefix) :])
+        own = renamed[inside[name]]
         if own in expected:
             if _reshapable(tensor, expected[own]):
                 result.state_dict[own] = tensor.reshape(expected[own].shape)
@@ -96,15 +96,15 @@ def convert(
                 )
         elif own == CLASSIFIER:
             result.dropped.setdefault("classifier", []).append(name)
-        elif own is not None and _OUT_NORM.fullmatch(own):
-            result.dropped.setdefault("output norm of a stage that has none", []).append(name)
-        elif own is not None and _stage(own) >= emitted:
-            result.dropped.setdefault("stage behind the last emitted one", []).append(name)
+        elif own is not None and backbone.is_for_outputs(own):
+            result.dropped.setdefault("for outputs that are not emitted", []).append(name)
+        elif own is not None and backbone.is_behind_outputs(own):
+            result.dropped.setdefault("behind the last emitted output", []).append(name)
         else:
             unexpected.append(name)
 
     absent = [name for name in expected if name not in result.state_dict]
-    result.new = [name for name in absent if _OUT_NORM.fullmatch(name)]
+    result.new = [name for name in absent if backbone.is_for_outputs(name)]
     missing = [name for name in absent if name not in result.new]
     problems = [
         f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
@@ -166,12 +166,7 @@ def _identify(tensors: Mapping[str, Tensor], prefix: str | None) -> tuple[Layout
     )
 
 
-def _stage(own: str) -> int:
-    match = re.match(r"(?:downsample_layers|stages)\.(\d+)\.", own)
-    return int(match.group(1)) if match else -1
-
-
 def _reshapable(source: Tensor, target: Tensor) -> bool:
-    """Equal shapes, or a linear weight for a 1x1 convolution."""
-    shape = tuple(source.shape)
-    return shape == tuple(target.shape) or (*shape, 1, 1) == tuple(target.shape)
+    """Equal shapes, or a linear weight for a 1x1 convolution or the other way round."""
+    a, b = tuple(source.shape), tuple(target.shape)
+    return a == b or (*a, 1, 1) == b or a == (*b, 1, 1)

@@ -1,8 +1,9 @@
 """The key layouts in which weights are published, each a pure rename.
 
 A layout maps every name it knows to the backbone's own name, or to ``CLASSIFIER`` for what a
-backbone has no use for. The backbone's own names are those of the MetaFormer-baselines release:
-``downsample_layers.i``, ``stages.i.j`` and, for dense prediction, ``norm0`` to ``norm3``.
+backbone has no use for. The backbones' own names are those of the MetaFormer-baselines release,
+``downsample_layers.i`` and ``stages.i.j``, and ``stem`` and ``blocks.i`` for isotropic ones; for
+dense prediction ``norm0`` to ``norm3`` and ``pyramid`` are added.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 CLASSIFIER = "<classifier>"
 
+Rename = Callable[[Iterable[str]], dict[str, str | None]]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -22,13 +25,13 @@ class Layout:
         name: What reports call it.
         signature: Patterns of full names that are all found in every state dict of this layout
             and together in no other's.
-        rename: Maps a name to the backbone's own name, to ``CLASSIFIER``, or to None when the
-            layout does not have such a name.
+        rename: Maps each name of a state dict to the backbone's own name, to ``CLASSIFIER``, or
+            to None when the layout does not have such a name.
     """
 
     name: str
     signature: tuple[str, ...]
-    rename: Callable[[str], str | None]
+    rename: Rename
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
@@ -41,19 +44,27 @@ class Layout:
         return sorted(set.intersection(*found))
 
 
-def _rules(*rules: tuple[str, str]) -> Callable[[str], str | None]:
+def _rules(*rules: tuple[str, str]) -> Rename:
     """A rename from (pattern, replacement) pairs; the first that matches the whole name counts."""
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
-    def rename(name: str) -> str | None:
+    def rename_one(name: str) -> str | None:
         for pattern, replacement in compiled:
             match = pattern.fullmatch(name)
             if match:
                 return match.expand(replacement)
         return None
 
-    return rename
+    return lambda names: {name: rename_one(name) for name in names}
 
+
+# ---------------------------------------------------------------- hierarchical networks
+
+_own = _rules(
+    (r"((downsample_layers|stages|pos_embeds)\..+)", r"\1"),
+    (r"(norm[0-3]\.\w+)", r"\1"),
+    (r"norm\.\w+|head\..+", CLASSIFIER),
+)
 
 _timm = _rules(
     (r"stem\.conv\.(\w+)", r"downsample_layers.0.conv.\1"),
@@ -65,25 +76,43 @@ _timm = _rules(
 )
 
 
-def _poolformer(name: str) -> str | None:
-    """PoolFormer's release, and mmpretrain's and mmseg's copies of it.
+def _poolformer(names: Iterable[str]) -> dict[str, str | None]:
+    """PoolFormer's release, its hybrids, and mmpretrain's and mmseg's copies of it.
 
-    ``network`` is one list: even entries are stages, odd ones the downsamplings between them, and
-    the output norms ``norm0/2/4/6`` are counted along with it. mmpretrain calls its classifier's
-    norm ``norm6`` and has the same class emit it, so it becomes the norm of the last stage.
+    ``network`` is one list of stages, of downsamplings between them and, in the hybrids, of a
+    position embedding in front of the first attention stage, which shifts the later indices; what
+    an entry is, its names tell. The output norms ``norm0/2/4/6`` are counted along with the list
+    of a PoolFormer. mmpretrain calls its classifier's norm ``norm6`` and has the same class emit
+    it, so it becomes the norm of the last stage.
     """
-    match = re.fullmatch(r"network\.([0-6])\.(.+)", name)
-    if match:
+    names = list(names)
+    kinds: dict[int, str] = {}
+    for name in names:
+        match = re.fullmatch(r"network\.(\d+)\.(proj\.|pos_embed$)?.*", name)
+        if match:
+            kinds[int(match.group(1))] = (match.group(2) or "stage").strip(".")
+    entries: dict[int, str] = {}
+    stage = 0
+    for index in sorted(kinds):
+        stage += kinds[index] == "proj"
+        prefix = dict(stage="stages", proj="downsample_layers", pos_embed="pos_embeds")
+        entries[index] = f"{prefix[kinds[index]]}.{stage}"
+
+    def in_network(match: re.Match) -> str:
         index, rest = int(match.group(1)), match.group(2)
-        if index % 2:
-            conv = re.fullmatch(r"proj\.(\w+)", rest)
-            return f"downsample_layers.{index // 2 + 1}.conv.{conv.group(1)}" if conv else None
+        rest = re.sub(r"^proj\.", "conv.", rest) if kinds[index] == "proj" else rest
         rest = re.sub(r"\.layer_scale_([12])$", r".layer_scale\1.scale", rest)
-        return f"stages.{index // 2}.{rest}"
-    match = re.fullmatch(r"norm([0246])\.(\w+)", name)
-    if match:
-        return f"norm{int(match.group(1)) // 2}.{match.group(2)}"
-    return _poolformer_rest(name)
+        return f"{entries[index]}.{rest}"
+
+    renamed = _poolformer_rest(names)
+    for name in names:
+        match = re.fullmatch(r"network\.(\d+)\.(.+)", name)
+        if match:
+            renamed[name] = in_network(match)
+        match = re.fullmatch(r"norm([0246])\.(\w+)", name)
+        if match:
+            renamed[name] = f"norm{int(match.group(1)) // 2}.{match.group(2)}"
+    return renamed
 
 
 _poolformer_rest = _rules(
@@ -91,14 +120,79 @@ _poolformer_rest = _rules(
     (r"norm\.\w+|head\..+", CLASSIFIER),
 )
 
-_own = _rules(
-    (r"((downsample_layers|stages)\..+)", r"\1"),
+# ---------------------------------------------------------------- isotropic networks
+
+_own_isotropic = _rules(
+    (r"((stem|blocks|pyramid)\..+)", r"\1"),
     (r"(norm[0-3]\.\w+)", r"\1"),
     (r"norm\.\w+|head\..+", CLASSIFIER),
+)
+
+
+def _convmixer_rules(stem: str, blocks: str, head: str) -> Rename:
+    """All three layouts are nn.Sequential and differ in how they reach the blocks."""
+    return _rules(
+        (rf"{stem}0\.(\w+)", r"stem.conv.\1"),
+        (rf"{stem}2\.(\w+)", r"stem.norm.\1"),
+        (rf"{blocks}(\d+)\.0\.fn\.0\.(\w+)", r"blocks.\1.token_mixer.conv.\2"),
+        (rf"{blocks}(\d+)\.0\.fn\.2\.(\w+)", r"blocks.\1.token_mixer.norm.\2"),
+        (rf"{blocks}(\d+)\.1\.(\w+)", r"blocks.\1.mlp.conv.\2"),
+        (rf"{blocks}(\d+)\.3\.(\w+)", r"blocks.\1.mlp.norm.\2"),
+        (head, CLASSIFIER),
+    )
+
+
+def _convmixer(names: Iterable[str]) -> dict[str, str | None]:
+    """ConvMixer's release: one list of stem, blocks from index 3 and classifier."""
+    names = list(names)
+    renamed = _convmixer_rules("", "", r"\d+\.(weight|bias)")(names)
+
+    def shift(match: re.Match) -> str:
+        return f"blocks.{int(match.group(1)) - 3}."
+
+    return {name: own and re.sub(r"^blocks\.(\d+)\.", shift, own) for name, own in renamed.items()}
+
+
+_mixer_timm = _rules(
+    (r"stem\.proj\.(\w+)", r"stem.conv.\1"),
+    (r"blocks\.(\d+)\.(norm[12])\.(\w+)", r"blocks.\1.\2.\3"),
+    (r"blocks\.(\d+)\.mlp_tokens\.(fc[12])\.(\w+)", r"blocks.\1.token_mixer.\2.\3"),
+    (r"blocks\.(\d+)\.mlp_channels\.(fc[12])\.(\w+)", r"blocks.\1.mlp.\2.\3"),
+    (r"norm\.\w+|head\..+", CLASSIFIER),
+)
+
+_mixer_mmpretrain = _rules(
+    (r"patch_embed\.projection\.(\w+)", r"stem.conv.\1"),
+    (r"layers\.(\d+)\.ln([12])\.(\w+)", r"blocks.\1.norm\2.\3"),
+    (r"layers\.(\d+)\.token_mix\.layers\.0\.0\.(\w+)", r"blocks.\1.token_mixer.fc1.\2"),
+    (r"layers\.(\d+)\.token_mix\.layers\.1\.(\w+)", r"blocks.\1.token_mixer.fc2.\2"),
+    (r"layers\.(\d+)\.channel_mix\.layers\.0\.0\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
+    (r"layers\.(\d+)\.channel_mix\.layers\.1\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
+    (r"ln1\.\w+|head\..+", CLASSIFIER),
 )
 
 LAYOUTS = (
     Layout("mmmetaformer", (r"downsample_layers\.0\.conv\.weight", r"stages\.0\.0\..+"), _own),
     Layout("PoolFormer", (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"), _poolformer),
     Layout("timm MetaFormer", (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"), _timm),
+    Layout(
+        "mmmetaformer isotropic", (r"stem\.conv\.weight", r"blocks\.0\.mlp\..+"), _own_isotropic
+    ),
+    Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer),
+    Layout(
+        "timm ConvMixer",
+        (r"stem\.0\.weight", r"blocks\.0\.0\.fn\.0\.weight"),
+        _convmixer_rules(r"stem\.", r"blocks\.", r"head\..+"),
+    ),
+    Layout(
+        "mmpretrain ConvMixer",
+        (r"stem\.0\.weight", r"stages\.0\.0\.fn\.0\.weight"),
+        _convmixer_rules(r"stem\.", r"stages\.", r"head\..+"),
+    ),
+    Layout("timm MLP-Mixer", (r"stem\.proj\.weight", r"blocks\.0\.mlp_tokens\..+"), _mixer_timm),
+    Layout(
+        "mmpretrain MLP-Mixer",
+        (r"patch_embed\.projection\.weight", r"layers\.0\.token_mix\..+"),
+        _mixer_mmpretrain,
+    ),
 )

@@ -34,7 +34,9 @@ class LoadReport:
             + (f", prefix {conversion.prefix!r})" if conversion.prefix else ")")
         ]
         if conversion.new:
-            lines.append(f"  missing, newly initialised output norms: {', '.join(conversion.new)}")
+            lines.append(
+                f"  missing, newly initialised for the outputs: {', '.join(conversion.new)}"
+            )
         for reason, names in conversion.dropped.items():
             shown = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
             lines.append(f"  not used, {reason}: {len(names)} ({shown})")
@@ -71,7 +73,7 @@ def load_pretrained(
         if str(checkpoint) in str(error):
             raise
         raise WeightsError(f"{checkpoint}: {error}") from error
-    # Nothing but output norms is absent, which ``convert`` has made sure of.
+    # Nothing but what the outputs need is absent, which ``convert`` has made sure of.
     backbone.load_state_dict(conversion.state_dict, strict=False)
     report = LoadReport(str(checkpoint), conversion)
     print_log(str(report), logger="current")

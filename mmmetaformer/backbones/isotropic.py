@@ -1,0 +1,160 @@
+"""The isotropic MetaFormer: blocks of one stride, then a pyramid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from mmengine.model import ModuleList
+from torch import Tensor, nn
+
+from ..layers import build_norm
+from ..registry import MODELS, build_part
+from .arch import NUM_STAGES, IsotropicSettings, resolve_arch
+from .base import Backbone, linear_drop_path, resolve_out_indices
+from .block import MetaFormerBlock
+
+
+@MODELS.register_module()
+class IsotropicMetaFormer(Backbone):
+    """MetaFormer blocks on patches of one size, as a backbone for dense prediction.
+
+    Maps are taken behind blocks n/4, n/2, 3n/4 and n, normalised where the family has an output
+    norm, and brought to the strides 4, 8, 16 and 32 by a
+    :class:`~mmmetaformer.layers.ScalePyramid`. Patches of 7 and 14 pixels become patches of 8 and
+    16 for that, with resampled kernels (:class:`~mmmetaformer.layers.PatchEmbedding`), so that
+    every stride is a true one. With ``pyramid=None`` the maps are emitted as they are, at the
+    network's published stride.
+
+    Args:
+        arch: Name of a network (``mmmetaformer.list_archs()``), or a dict with ``depth``, ``dim``
+            and any other field of :class:`~mmmetaformer.backbones.arch.IsotropicSettings`.
+        in_channels: Channels of the image.
+        out_indices: Levels to emit, 0 to 3 or negative, in the order of emission. Blocks behind
+            the last of them are not built.
+        patch_stride: Stride of the patches. None means: with a pyramid the next power of two
+            from the patch size, without one the patch size itself.
+        drop_path_rate: Stochastic depth of the last block; the rate grows linearly from zero at
+            the first.
+        frozen_stages: -1 freezes nothing, 0 the patch embedding, k that and the first k quarters
+            of the blocks with their output norms. The pyramid is never frozen.
+        norm_eval: Keep BatchNorm layers in eval mode while training.
+        with_cp: Recompute the blocks in the backward pass instead of storing their activations.
+        init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
+            published layout and raises unless every parameter but those of output norms and
+            pyramid is loaded.
+        **overrides: Fields of ``IsotropicSettings`` that replace the arch's own:
+            ``token_mixers``, ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``out_norm_cfg``,
+            ``pyramid``, ...
+
+    Shape:
+        Image (B, in_channels, H, W) of any size -> one map (B, out_channels[i], H_i, W_i) per
+        emitted level, H_i and W_i being H and W over ``out_strides[i]``, rounded up.
+
+    Raises:
+        ValueError: For an unknown arch or a wrong value.
+        TypeError: For an unknown argument or a value of a wrong type.
+
+    Example:
+        >>> import torch
+        >>> backbone = IsotropicMetaFormer('mlp_mixer_s16')
+        >>> [tuple(level.shape) for level in backbone(torch.rand(1, 3, 224, 160))]
+        [(1, 128, 56, 40), (1, 256, 28, 20), (1, 512, 14, 10), (1, 512, 7, 5)]
+    """
+
+    family: str | None = None
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        *,
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        patch_stride: int | None = None,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | Sequence[dict] | None = None,
+        **overrides: Any,
+    ) -> None:
+        super().__init__(frozen_stages, norm_eval, with_cp, init_cfg)
+        settings = resolve_arch(arch, self.family, overrides, IsotropicSettings, "convmixer")
+        self.settings = settings
+        self.out_indices = resolve_out_indices(out_indices)
+        depths = settings.depths()[: max(self.out_indices) + 1]
+        # Behind which block each level is taken.
+        self._ends = {end - 1: index for index, end in enumerate(accumulate(depths))}
+
+        patch_size = settings.stem["patch_size"]
+        if patch_stride is None:
+            patch_stride = patch_size
+            if settings.pyramid is not None:
+                patch_stride = 1 << (patch_size - 1).bit_length()
+        stem = {**settings.stem, "stride": patch_stride}
+        self.stem = build_part(MODELS, stem, in_channels=in_channels, out_channels=settings.dim)
+        drop_path_rates = linear_drop_path(drop_path_rate, settings.depth)
+        self.blocks = ModuleList(
+            MetaFormerBlock(settings.dim, **block, drop_path_rate=next(drop_path_rates))
+            for depth, block in zip(
+                depths, settings.blocks([patch_size] * NUM_STAGES), strict=False
+            )
+            for _ in range(depth)
+        )
+        if settings.out_norm_cfg is not None:
+            for index in self.out_indices:
+                self.add_module(f"norm{index}", build_norm(settings.out_norm_cfg, settings.dim))
+        if settings.pyramid is None:
+            self.pyramid = None
+            self.out_channels = (settings.dim,) * len(self.out_indices)
+            self.out_strides = (patch_stride,) * len(self.out_indices)
+        else:
+            self.pyramid = build_part(
+                MODELS,
+                settings.pyramid,
+                in_channels=settings.dim,
+                in_stride=patch_stride,
+                levels=self.out_indices,
+            )
+            self.out_channels = self.pyramid.out_channels
+            self.out_strides = self.pyramid.strides
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image (B, in_channels, H, W) to one map (B, C_i, H_i, W_i) per emitted level."""
+        size = x.shape[-2:]
+        x = self.stem(x)
+        levels = {}
+        for number, block in enumerate(self.blocks):
+            x = self.run(block, x)
+            index = self._ends.get(number)
+            if index in self.out_indices:
+                norm = getattr(self, f"norm{index}", None)
+                levels[index] = x if norm is None else norm(x)
+        maps = [levels[index] for index in self.out_indices]
+        return tuple(maps if self.pyramid is None else self.pyramid(maps, size))
+
+    def frozen_modules(self) -> Iterator[nn.Module]:
+        """The patch embedding for ``frozen_stages >= 0``; then quarter by quarter its blocks and
+        its output norm."""
+        if self.frozen_stages < 0:
+            return
+        yield self.stem
+        built = 0
+        for end, index in self._ends.items():
+            if index < self.frozen_stages:
+                yield from self.blocks[built : end + 1]
+                norm = getattr(self, f"norm{index}", None)
+                if norm is not None:
+                    yield norm
+            built = end + 1
+
+    def is_for_outputs(self, name: str) -> bool:
+        return name.startswith("pyramid.") or super().is_for_outputs(name)
+
+    def is_behind_outputs(self, name: str) -> bool:
+        match = re.match(r"blocks\.(\d+)\.", name)
+        last = self.settings.depth
+        return match is not None and len(self.blocks) <= int(match.group(1)) < last
