@@ -11,18 +11,21 @@ from torch.utils.checkpoint import checkpoint
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
     """BatchNorm in training mode normalises by the batch and does not note it down."""
-    norms = [
-        module
-        for module in block.modules()
-        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    before = [
+        (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked + 0)
+        for norm in norms
     ]
     for norm in norms:
-        norm.track_running_stats = False
+        # The same operations as in the first run, so that autograd saves the same tensors.
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            if count is not None:
+                norm.num_batches_tracked.copy_(count)
 
 
 def checkpoint_block(block: nn.Module, x: Tensor) -> Tensor:

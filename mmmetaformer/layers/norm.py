@@ -1,16 +1,14 @@
 """Normalisation of (B, C, H, W) maps."""
 
-import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..registry import MODELS
 
 
 @MODELS.register_module(name=["LN2d", "LayerNorm2d"])
-class LayerNorm2d(nn.Module):
+class LayerNorm2d(nn.LayerNorm):
     """Layer normalisation over the channels of each position.
 
     Args:
@@ -23,18 +21,12 @@ class LayerNorm2d(nn.Module):
         (B, C, H, W) -> (B, C, H, W)
     """
 
+    # A subclass, so that optimiser wrappers find it among the norms (no weight decay, say).
     def __init__(self, num_channels: int, eps: float = 1e-6, bias: bool = True) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels)) if bias else None
+        super().__init__(num_channels, eps, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.numel()}, eps={self.eps}, bias={self.bias is not None}"
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @MODELS.register_module(name=["MLN", "ModifiedLayerNorm"])

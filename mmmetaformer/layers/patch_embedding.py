@@ -61,7 +61,8 @@ class PatchEmbedding(BaseModule):
         # A constant that follows from the sizes: no part of a checkpoint.
         self.register_buffer("resize", None, persistent=False)
         if self.stride != patch_size:
-            self.resize = _pseudo_inverse_resize(patch_size, self.stride)
+            resize = _pseudo_inverse_resize(patch_size, self.stride)
+            self.resize = resize.to(self.conv.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -70,7 +71,9 @@ class PatchEmbedding(BaseModule):
             x = F.pad(x, (0, right, 0, bottom))
         weight = self.conv.weight
         if self.resize is not None:
-            weight = (weight.flatten(2) @ self.resize).unflatten(2, (self.stride, self.stride))
+            weight = (weight.flatten(2) @ self.resize.to(weight.dtype)).unflatten(
+                2, (self.stride, self.stride)
+            )
         x = F.conv2d(x, weight, self.conv.bias, self.stride)
         return self.norm(self.act(x))
 
@@ -81,5 +84,4 @@ def _pseudo_inverse_resize(size: int, new_size: int) -> Tensor:
     basis = torch.eye(size * size, dtype=torch.double, device="cpu").view(-1, 1, size, size)
     resized = F.interpolate(basis, (new_size, new_size), mode="bilinear", align_corners=False)
     # Rows of ``resized`` are the enlarged unit patches: patch @ resized enlarges a flat patch.
-    matrix = torch.linalg.pinv(resized.flatten(1)).T.float()
-    return matrix.to(torch.get_default_device())
+    return torch.linalg.pinv(resized.flatten(1)).T.float()

@@ -84,12 +84,12 @@ def test_values_are_broadcast_over_the_stages():
         ),
     )
     stages = settings.stages()
-    assert [stage.token_mixer for stage in stages] == [
+    assert [stage.block["token_mixer"] for stage in stages] == [
         dict(type="identity"), dict(type="pooling"), dict(type="pooling", pool_size=5),
         dict(type="identity"),
     ]  # fmt: skip
-    assert [stage.layer_scale_init_value for stage in stages] == [None, None, 1e-5, 1.0]
-    assert [stage.channel_mixer for stage in stages] == [None] + [dict(type="mlp")] * 3
+    assert [stage.block["layer_scale_init_value"] for stage in stages] == [None, None, 1e-5, 1.0]
+    assert [stage.block["channel_mixer"] for stage in stages] == [None] + [dict(type="mlp")] * 3
     assert [stage.downsampling["stride"] for stage in stages] == [4, 2, 2, 2]
 
 
@@ -97,6 +97,6 @@ def test_the_table_is_not_changed_by_a_caller():
     settings = resolve_arch("s12", "poolformer", {})
     assert isinstance(settings, ArchSettings)
     settings.stages()[0].downsampling["stride"] = 99
-    settings.stages()[0].token_mixer["pool_size"] = 99
+    settings.stages()[0].block["token_mixer"]["pool_size"] = 99
     assert resolve_arch("s12", "poolformer", {}).stages()[0].downsampling["stride"] == 4
-    assert resolve_arch("s12", "poolformer", {}).stages()[0].token_mixer["pool_size"] == 3
+    assert resolve_arch("s12", "poolformer", {}).stages()[0].block["token_mixer"]["pool_size"] == 3

@@ -1,0 +1,55 @@
+"""Figures of a network that do not depend on the machine: parameters, operations, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters; buffers such as running statistics do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, height: int, width: int) -> int:
+    """Multiply-accumulate operations of convolutions, matrix products and attention for one image
+    (3, height, width). What papers call FLOPs, as a rule. Norms, activations, pooling and Fourier
+    transforms do not count. The model must be in eval mode; on the meta device this is free.
+    """
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, height, width, device=device))
+    return counter.get_total_flops() // 2
+
+
+class SavedBytes:
+    """Bytes of the distinct tensors that autograd holds for the backward pass."""
+
+    def __init__(self) -> None:
+        # Views of one storage hold it once. The tensors are kept, so that no address is reused.
+        self._storages: dict[int, tuple[int, Tensor]] = {}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._storages[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    def total(self, exclude: nn.Module | None = None) -> int:
+        """The sum, without the parameters and buffers of a model."""
+        own = set()
+        if exclude is not None:
+            tensors = [*exclude.parameters(), *exclude.buffers()]
+            own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        return sum(size for address, (size, _) in self._storages.items() if address not in own)
+
+
+@contextmanager
+def saved_for_backward() -> Iterator[SavedBytes]:
+    """Record what the forward pass inside of the block saves for the backward pass."""
+    saved = SavedBytes()
+    with torch.autograd.graph.saved_tensors_hooks(saved.add, lambda tensor: tensor):
+        yield saved

@@ -1,0 +1,148 @@
+"""What each network of the table promises a neck, whatever it is made of."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmmetaformer import MODELS, create_backbone, list_archs
+from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
+
+SIZES = [(224, 224), (33, 65), (112, 137), (96, 320)]
+ARCHS = list_archs()
+
+
+def is_isotropic(name: str) -> bool:
+    return FAMILIES[VARIANTS[name]["family"]]["structure"] == "isotropic"
+
+
+ISOTROPIC = [name for name in ARCHS if is_isotropic(name)]
+
+
+def build(name: str, **kwargs):
+    """Without initialisation, which the meta device does not need."""
+    return MODELS.get(FAMILIES[VARIANTS[name]["family"]]["backbone"])(name, **kwargs)
+
+
+def thin(name: str, **kwargs):
+    """The network with one block per stage, the same in everything else."""
+    depth = dict(depth=4) if is_isotropic(name) else dict(depths=[1, 1, 1, 1])
+    return create_backbone(name, **depth, **kwargs)
+
+
+def level_sizes(name: str, height: int, width: int) -> list[tuple[int, int]]:
+    """The arithmetic of the published convolutions (7x7 s4 p2, then 3x3 s2 p1), or the exact
+    sizes that isotropic networks promise."""
+    if is_isotropic(name):
+        return [(-(-height // s), -(-width // s)) for s in (4, 8, 16, 32)]
+    sizes = [((height - 3) // 4 + 1, (width - 3) // 4 + 1)]
+    for _ in range(3):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_channels_strides_and_sizes(name):
+    """On the meta device, so that the largest network costs nothing."""
+    with torch.device("meta"):
+        backbone = build(name)
+        assert backbone.out_strides == (4, 8, 16, 32)
+        for size in SIZES:
+            levels = backbone(torch.empty(2, 3, *size))
+            assert [level.shape[1] for level in levels] == list(backbone.out_channels)
+            assert [tuple(level.shape[2:]) for level in levels] == level_sizes(name, *size)
+            assert all(level.shape[0] == 2 for level in levels)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_real_outputs_are_finite_at_an_odd_size(name):
+    backbone = thin(name).eval()
+    with torch.no_grad():
+        levels = backbone(torch.randn(2, 3, 112, 137))
+    assert [tuple(level.shape[2:]) for level in levels] == level_sizes(name, 112, 137)
+    assert all(level.isfinite().all() for level in levels)
+
+
+@pytest.mark.parametrize("name", ISOTROPIC)
+def test_plain_maps(name):
+    """pyramid=None: four maps of the network's own stride."""
+    stride = VARIANTS[name]["stem"]["patch_size"]
+    with torch.device("meta"):
+        backbone = build(name, pyramid=None)
+        levels = backbone(torch.empty(1, 3, 224, 137))
+    assert backbone.out_strides == (stride,) * 4
+    assert backbone.out_channels == (VARIANTS[name]["dim"],) * 4
+    assert {tuple(level.shape[2:]) for level in levels} == {(-(-224 // stride), -(-137 // stride))}
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_every_parameter_receives_a_gradient(name, randomize):
+    backbone = randomize(create_backbone(name))
+    sum(level.square().mean() for level in backbone(torch.randn(2, 3, 33, 65))).backward()
+    without = [
+        name
+        for name, parameter in backbone.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_checkpointed_equals_plain(name, randomize):
+    """Outputs, gradients, running statistics; drop path draws the same images again."""
+    x = torch.randn(3, 3, 40, 56)
+    plain = randomize(thin(name, drop_path_rate=0.3)).train()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.with_cp = True
+    results = []
+    for backbone in (plain, checkpointed):
+        torch.manual_seed(1)
+        levels = backbone(x)
+        sum(level.square().mean() for level in levels).backward()
+        gradients = {name: p.grad for name, p in backbone.named_parameters()}
+        results.append((levels, gradients, dict(backbone.named_buffers())))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_freezing(name):
+    """frozen_stages=2: the stem and two stages stay as they are, the rest is trained."""
+    backbone = thin(name, frozen_stages=2)
+    frozen = {
+        name.rsplit(".", 1)[0] for name, p in backbone.named_parameters() if not p.requires_grad
+    }
+    trained = {name.rsplit(".", 1)[0] for name, p in backbone.named_parameters() if p.requires_grad}
+    first = (
+        *("stem.", "blocks.0.", "blocks.1."),
+        *("downsample_layers.0.", "downsample_layers.1.", "stages.0.", "stages.1."),
+        *("norm0.", "norm1."),
+    )
+    assert frozen and all(f"{module}.".startswith(first) for module in frozen)
+    assert trained and not any(f"{module}.".startswith(first) for module in trained)
+    assert all(not m.training for n, m in backbone.train().named_modules() if n in frozen)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_norm_eval(name):
+    backbone = thin(name, norm_eval=True).train()
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    has_batch_norm = VARIANTS[name]["family"] == "convmixer" or name == "metaformer_s12_bn"
+    assert bool(norms) == has_batch_norm
+    assert not any(norm.training for norm in norms)
+    backbone.norm_eval = False
+    assert all(module.training for module in backbone.train().modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("name", ARCHS)
+def test_autocast_is_finite(name, dtype):
+    """Forward and backward, as published weights are scaled: with the family's initialisation."""
+    backbone = thin(name).train()
+    with torch.autocast("cpu", dtype):
+        levels = backbone(torch.randn(2, 3, 64, 96))
+    assert all(level.isfinite().all() for level in levels)
+    sum(level.float().square().mean() for level in levels).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())

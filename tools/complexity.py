@@ -1,0 +1,56 @@
+"""Parameters and operations of backbones: ``python tools/complexity.py ['caformer_*'] [options]``.
+
+Counted on the meta device, so that any size of network and image takes a moment. GMACs are
+multiply-accumulate operations of convolutions, matrix products and attention.
+"""
+
+import argparse
+
+import torch
+
+from mmmetaformer import MODELS, list_archs
+from mmmetaformer.backbones.arch import find_variant
+from mmmetaformer.backbones.variants import FAMILIES
+from mmmetaformer.engine.complexity import count_macs, count_parameters
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import run_cli
+
+
+def size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 800x1280, got {text!r}")
+    return int(height), int(width)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pattern", nargs="?", default="*", help="archs, e.g. 'caformer_*'")
+    parser.add_argument("--sizes", nargs="+", type=size, default=[(512, 512), (800, 1280)])
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="without output norms and pyramid: the published network up to its classifier",
+    )
+    args = parser.parse_args()
+    names = list_archs(args.pattern)
+    if not names:
+        raise UserError(f"no arch matches {args.pattern!r}: see mmmetaformer.list_archs()")
+
+    columns = [f"GMACs {height}x{width}" for height, width in args.sizes]
+    print(f"| {'arch':<26} | {'parameters':>11} | {' | '.join(columns)} |")
+    print(f"|{'-' * 28}|{'-' * 12}:|{'|'.join('-' * (len(c) + 1) + ':' for c in columns)}|")
+    for name in names:
+        family = FAMILIES[find_variant(name)["family"]]
+        options = dict(out_norm_cfg=None) if args.plain else {}
+        if args.plain and family["structure"] == "isotropic":
+            options["pyramid"] = None
+        with torch.device("meta"):
+            backbone = MODELS.get(family["backbone"])(name, **options).eval()
+        macs = [count_macs(backbone, *image) / 1e9 for image in args.sizes]
+        figures = [f"{value:>{len(c)}.2f}" for value, c in zip(macs, columns, strict=True)]
+        print(f"| {name:<26} | {count_parameters(backbone):>11,} | {' | '.join(figures)} |")
+
+
+if __name__ == "__main__":
+    run_cli(main)
