@@ -32,7 +32,14 @@ def main() -> None:
         action="store_true",
         help="without output norms and pyramid: the published network up to its classifier",
     )
+    parser.add_argument(
+        "--token-mixers", nargs="+", help="instead of the archs' own: one name, or one per stage"
+    )
     args = parser.parse_args()
+    mixers = {}
+    if args.token_mixers:
+        one = len(args.token_mixers) == 1
+        mixers["token_mixers"] = args.token_mixers[0] if one else args.token_mixers
     names = list_archs(args.pattern)
     if not names:
         raise UserError(f"no arch matches {args.pattern!r}: see mmmetaformer.list_archs()")
@@ -42,7 +49,7 @@ def main() -> None:
     print(f"|{'-' * 28}|{'-' * 12}:|{'|'.join('-' * (len(c) + 1) + ':' for c in columns)}|")
     for name in names:
         family = FAMILIES[find_variant(name)["family"]]
-        options = dict(out_norm_cfg=None) if args.plain else {}
+        options = dict(mixers, out_norm_cfg=None) if args.plain else dict(mixers)
         if args.plain and family["structure"] == "isotropic":
             options["pyramid"] = None
         with torch.device("meta"):
