@@ -13,20 +13,13 @@ from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.variants import FAMILIES
 from mmmetaformer.engine.complexity import count_macs, count_parameters
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
-
-
-def size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 800x1280, got {text!r}")
-    return int(height), int(width)
+from mmmetaformer.engine.launch import image_size, run_cli
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pattern", nargs="?", default="*", help="archs, e.g. 'caformer_*'")
-    parser.add_argument("--sizes", nargs="+", type=size, default=[(512, 512), (800, 1280)])
+    parser.add_argument("--sizes", nargs="+", type=image_size, default=[(512, 512), (800, 1280)])
     parser.add_argument(
         "--plain",
         action="store_true",
@@ -52,8 +45,11 @@ def main() -> None:
         options = dict(mixers, out_norm_cfg=None) if args.plain else dict(mixers)
         if args.plain and family["structure"] == "isotropic":
             options["pyramid"] = None
-        with torch.device("meta"):
-            backbone = MODELS.get(family["backbone"])(name, **options).eval()
+        try:
+            with torch.device("meta"):
+                backbone = MODELS.get(family["backbone"])(name, **options).eval()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{name}: {error}") from error
         macs = [count_macs(backbone, *image) / 1e9 for image in args.sizes]
         figures = [f"{value:>{len(c)}.2f}" for value, c in zip(macs, columns, strict=True)]
         print(f"| {name:<26} | {count_parameters(backbone):>11,} | {' | '.join(figures)} |")

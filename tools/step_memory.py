@@ -12,14 +12,13 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
 from mmmetaformer.engine.complexity import saved_for_backward
-from mmmetaformer.engine.launch import add_common_arguments, load_config, run_cli, walk
-
-
-def size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 800x1344, got {text!r}")
-    return int(height), int(width)
+from mmmetaformer.engine.launch import (
+    add_common_arguments,
+    image_size,
+    load_config,
+    run_cli,
+    walk,
+)
 
 
 def detection_batch(batch_size: int, height: int, width: int) -> dict:
@@ -47,7 +46,7 @@ def segmentation_batch(batch_size: int, height: int, width: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--size", type=size, help="512x512 for segmentation, else 800x1344")
+    parser.add_argument("--size", type=image_size, help="512x512 for segmentation, else 800x1344")
     parser.add_argument("--batch-size", type=int, help="images; the config's unless given")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
     add_common_arguments(parser)

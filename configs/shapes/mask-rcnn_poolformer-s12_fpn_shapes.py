@@ -90,3 +90,4 @@ default_hooks = dict(
 visualizer = dict(line_width=1)  # small images
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=8)
+randomness = dict(seed=0)

@@ -60,3 +60,4 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=20), checkpoint=dict(interval=max_iters, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=8)
+randomness = dict(seed=0)

@@ -18,9 +18,20 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, height: int, width: int) -> int:
     """Multiply-accumulate operations of convolutions, matrix products and attention for one image
     (3, height, width). What papers call FLOPs, as a rule. Norms, activations, pooling and Fourier
-    transforms do not count. The model must be in eval mode; on the meta device this is free.
+    transforms do not count.
+
+    Args:
+        model: A model in eval mode, built under ``torch.device('meta')``: there it costs nothing,
+            and attention is seen, which is one opaque operator on the CPU.
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Raises:
+        ValueError: If the model is on another device.
     """
     device = next(model.parameters()).device
+    if device.type != "meta":
+        raise ValueError(f"operations are counted on the meta device, the model is on {device}")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, height, width, device=device))
     return counter.get_total_flops() // 2

@@ -70,6 +70,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """A command-line argument HEIGHTxWIDTH, such as ``800x1344``."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 800x1344, got {text!r}")
+    return int(height), int(width)
+
+
 def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     """The config with the command line's options, work directory and launcher.
 

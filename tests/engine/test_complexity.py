@@ -1,0 +1,42 @@
+"""Operations and saved bytes of networks small enough to count by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmmetaformer.engine.complexity import count_macs, count_parameters, saved_for_backward
+from mmmetaformer.mixers import Attention
+
+
+def test_macs_and_parameters_of_a_convolution():
+    conv = nn.Conv2d(3, 5, 3, padding=1, device="meta")
+    assert count_parameters(conv) == 3 * 5 * 9 + 5
+    assert count_macs(conv, 4, 6) == 4 * 6 * 3 * 5 * 9
+
+
+def test_attention_counts():
+    """Four projections and two products with the 24x24 weights."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 32, 1), Attention(32, head_dim=8)).eval()
+    assert count_macs(model, 4, 6) == 24 * 3 * 32 + 24 * 4 * 32 * 32 + 2 * 24 * 24 * 32
+
+
+def test_other_devices_would_miss_attention():
+    with pytest.raises(ValueError, match="meta device, the model is on cpu"):
+        count_macs(nn.Conv2d(3, 5, 3), 4, 6)
+
+
+def test_saved_bytes_count_a_storage_once_and_no_parameters():
+    linear = nn.Linear(8, 8)
+    x = torch.randn(4, 8, requires_grad=True)
+    with saved_for_backward() as saved:
+        y = linear(x)
+        (y.exp() * y.view(8, 4).T.reshape(4, 8)).sum()
+    # x, y (seen through views and copies) and what exp and the product keep.
+    assert saved.total() - saved.total(exclude=linear) == 8 * 8 * 4
+    assert saved.total(exclude=linear) % (4 * 8 * 4) == 0
+
+    with saved_for_backward() as saved:
+        view = x.sigmoid()
+        _ = view.view(8, 4) * view.view(8, 4)
+    assert saved.total() == 4 * 8 * 4
