@@ -11,6 +11,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
+from mmengine.config.lazy import LazyObject
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
@@ -47,6 +48,7 @@ def build_part(registry: Registry, cfg: Mapping[str, Any], **defaults: Any) -> A
     """
     options = {**defaults, **cfg}
     name = options.pop("type", None)
+    options.pop("_scope_", None)  # mmengine's note on inherited dicts
     cls = find_part(registry, name)
     try:
         return cls(**options)
@@ -64,7 +66,9 @@ def find_part(registry: Registry, name: Any) -> type:
         cls = None
     if cls is None:
         _raise_import_error_of(name)
-        known = ", ".join(sorted(registry.module_dict))
+        # Each class once, under the first of its names.
+        names = {cls: name for name, cls in reversed(registry.module_dict.items())}
+        known = ", ".join(sorted(names.values()))
         raise ValueError(
             f"unknown {registry.name} type {name!r}: expected one of {known}, a class, or the "
             "dotted path of a class such as 'my_package.my_module.MyMixer'"
@@ -74,7 +78,27 @@ def find_part(registry: Registry, name: Any) -> type:
 
 def part_takes(registry: Registry, cfg: Mapping[str, Any], argument: str) -> bool:
     """Whether the constructor of a part names an argument."""
-    return argument in signature(find_part(registry, cfg.get("type"))).parameters
+    return argument in signature(find_part(registry, cfg.get("type")).__init__).parameters
+
+
+def as_cfg(name: str, value: Any) -> dict | None:
+    """The config of a part from any of its spellings: a dict, a name, a class, None.
+
+    Raises:
+        TypeError: If it is none of them; names the argument.
+    """
+    if isinstance(value, LazyObject):  # a class in a pure-Python config
+        value = value.build()
+    if value is None:
+        return None
+    if isinstance(value, str | type):
+        return dict(type=value)
+    if isinstance(value, Mapping) and "type" in value:
+        cfg = {key: item for key, item in value.items() if key != "_scope_"}
+        if isinstance(cfg["type"], LazyObject):
+            cfg["type"] = cfg["type"].build()
+        return cfg
+    raise TypeError(f"{name} must be a name or a dict with the key 'type', got {value!r}")
 
 
 def _raise_import_error_of(name: Any) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import mmmetaformer
 
@@ -83,3 +84,31 @@ def test_a_user_mixer_that_lacks_a_dependency_says_so(tmp_path, monkeypatch):
         mmmetaformer.create_backbone("poolformer_s12", token_mixers="broken_mixers.Mixer")
     with pytest.raises(ValueError, match="unknown token mixer type 'no_such_module.Mixer'"):
         mmmetaformer.create_backbone("poolformer_s12", token_mixers="no_such_module.Mixer")
+
+
+def test_a_user_mixer_by_a_name_of_its_own():
+    """Registered as any module of OpenMMLab, found under that name in a config."""
+
+    @mmmetaformer.TOKEN_MIXERS.register_module(name="flip_for_this_test")
+    class Flip(torch.nn.Module):
+        def __init__(self, dim: int) -> None:
+            super().__init__()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flip(-1)
+
+    backbone = mmmetaformer.PoolFormer("s12", token_mixers="flip_for_this_test", out_indices=(0,))
+    assert isinstance(backbone.stages[0][0].token_mixer, Flip)
+
+
+def test_a_user_mixer_that_changes_the_shape_is_named():
+    class Squeeze(torch.nn.Module):
+        def __init__(self, dim: int) -> None:
+            super().__init__()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3), keepdim=True)  # would broadcast
+
+    backbone = mmmetaformer.PoolFormer("s12", token_mixers=Squeeze, out_indices=(0,))
+    with pytest.raises(ValueError, match=r"Squeeze mapped \(1, 64, 8, 8\) to \(1, 64, 1, 1\)"):
+        backbone(torch.rand(1, 3, 32, 32))

@@ -17,6 +17,21 @@ def mixer_section() -> str:
     return re.search(r"\n## Add a token mixer\n(.+?)\n## ", readme, re.DOTALL).group(1)
 
 
+def test_the_tools_find_modules_of_the_current_folder(tmp_path):
+    (tmp_path / "my_mixers.py").write_text("print('found')")
+    code = (
+        "from mmmetaformer.engine.launch import run_cli; run_cli(lambda: __import__('my_mixers'))"
+    )
+    # Started as a script, whose folder is not the current one.
+    script = tmp_path / "tools" / "tool.py"
+    script.parent.mkdir()
+    script.write_text(code)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == "found", result.stderr
+
+
 def code_blocks(section: str) -> list[str]:
     return re.findall(r"```python\n(.+?)```", section, re.DOTALL)
 
@@ -30,8 +45,6 @@ def test_the_mixer_of_the_readme_under_mask_rcnn(mixer_section, root, tmp_path):
     (tmp_path / "mine.py").write_text(f"_base_ = {str(base)!r}\n{line}")
     (tmp_path / "step.py").write_text(
         """
-import sys
-sys.path.append('.')
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope

@@ -8,8 +8,9 @@ import argparse
 
 import torch
 
-from mmmetaformer import MODELS, list_archs
+from mmmetaformer import list_archs
 from mmmetaformer.backbones.arch import find_variant
+from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.backbones.variants import FAMILIES
 from mmmetaformer.engine.complexity import count_macs, count_parameters
 from mmmetaformer.engine.errors import UserError
@@ -41,13 +42,13 @@ def main() -> None:
     print(f"| {'arch':<26} | {'parameters':>11} | {' | '.join(columns)} |")
     print(f"|{'-' * 28}|{'-' * 12}:|{'|'.join('-' * (len(c) + 1) + ':' for c in columns)}|")
     for name in names:
-        family = FAMILIES[find_variant(name)["family"]]
+        structure = FAMILIES[find_variant(name)["family"]]["structure"]
         options = dict(mixers, out_norm_cfg=None) if args.plain else dict(mixers)
-        if args.plain and family["structure"] == "isotropic":
+        if args.plain and structure == "isotropic":
             options["pyramid"] = None
         try:
             with torch.device("meta"):
-                backbone = MODELS.get(family["backbone"])(name, **options).eval()
+                backbone = build_backbone(name, **options).eval()
         except (TypeError, ValueError) as error:
             raise UserError(f"{name}: {error}") from error
         macs = [count_macs(backbone, *image) / 1e9 for image in args.sizes]

@@ -16,20 +16,25 @@ from mmmetaformer.engine.launch import (
     add_common_arguments,
     image_size,
     load_config,
+    replace_sync_bn,
     run_cli,
     walk,
 )
 
 
-def detection_batch(batch_size: int, height: int, width: int) -> dict:
+def detection_batch(batch_size: int, height: int, width: int, classes: int) -> dict:
     from mmdet.testing import demo_mm_inputs
 
     return demo_mm_inputs(
-        batch_size, (3, height, width), num_items=[8] * batch_size, num_classes=80, with_mask=True
+        batch_size,
+        (3, height, width),
+        num_items=[8] * batch_size,
+        num_classes=classes,
+        with_mask=True,
     )
 
 
-def segmentation_batch(batch_size: int, height: int, width: int) -> dict:
+def segmentation_batch(batch_size: int, height: int, width: int, classes: int) -> dict:
     from mmseg.structures import SegDataSample
 
     generator = torch.Generator().manual_seed(0)
@@ -37,7 +42,7 @@ def segmentation_batch(batch_size: int, height: int, width: int) -> dict:
     for _ in range(batch_size):
         shape = (height, width)
         sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
-        labels = torch.randint(0, 150, (1, height, width), generator=generator)
+        labels = torch.randint(0, classes, (1, height, width), generator=generator)
         samples.append(sample.set_data(dict(gt_sem_seg=PixelData(data=labels))) or sample)
     images = torch.randint(0, 256, (batch_size, 3, height, width), generator=generator)
     return dict(inputs=list(images.byte()), data_samples=samples)
@@ -59,8 +64,8 @@ def main() -> None:
 
     for part in walk(cfg.model):
         part.pop("init_cfg", None)  # figures do not depend on the weights
-        if part.get("type") == "SyncBN":
-            part["type"] = "BN"  # one process
+    replace_sync_bn(cfg.model)  # one process
+    torch.manual_seed(0)
     init_default_scope(cfg.get("default_scope"))
     if segmentation:
         from mmseg.registry import MODELS
@@ -76,11 +81,11 @@ def main() -> None:
     model = MODELS.build(cfg.model).train()
     model = model.cuda() if gpu else model
     optimiser = build_optim_wrapper(model, cfg.optim_wrapper)
-    torch.manual_seed(0)
     make = segmentation_batch if segmentation else detection_batch
+    classes = min(part["num_classes"] for part in walk(cfg.model) if "num_classes" in part)
 
     def step() -> int:
-        batch = model.data_preprocessor(make(batch_size, height, width), True)
+        batch = model.data_preprocessor(make(batch_size, height, width, classes), True)
         with saved_for_backward() as saved, optimiser.optim_context(model):
             loss, _ = model.parse_losses(model(**batch, mode="loss"))
         held = saved.total(exclude=model)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, TypeVar
 
-from ..registry import TOKEN_MIXERS, part_takes
+from ..registry import TOKEN_MIXERS, as_cfg, part_takes
 from .variants import FAMILIES, VARIANTS
 
 NUM_STAGES = 4
@@ -55,7 +55,7 @@ class BlockSettings:
         self._check_integers("pretrain_size", [self.pretrain_size])
         # Configs of parts may be given as a plain name; from here on they are dicts.
         for name in ("act_cfg", "out_norm_cfg"):
-            object.__setattr__(self, name, _as_cfg(name, getattr(self, name)))
+            object.__setattr__(self, name, as_cfg(name, getattr(self, name)))
 
     def _check_integers(self, name: str, values: Sequence) -> None:
         for value in values:
@@ -81,7 +81,7 @@ class BlockSettings:
             strides: Stride of each stage in pre-training.
         """
         cfgs = {
-            name: [_as_cfg(name, value) for value in self._per_stage(name)]
+            name: [as_cfg(name, value) for value in self._per_stage(name)]
             for name in ("token_mixers", "channel_mixers", "norm_cfg")
         }
         if None in cfgs["token_mixers"]:
@@ -104,7 +104,7 @@ class BlockSettings:
     def _with_grid(self, mixer: dict, stride: int) -> dict:
         if "grid_size" in mixer or not part_takes(TOKEN_MIXERS, mixer, "grid_size"):
             return mixer
-        return {**mixer, "grid_size": self.pretrain_size // stride}
+        return {**mixer, "grid_size": -(-self.pretrain_size // stride)}
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class ArchSettings(BlockSettings):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not {"type", "stride"} <= set(value):
                 raise ValueError(f"{name} must be a dict with 'type' and 'stride', got {value!r}")
+            self._check_integers(f"the stride of {name}", [value["stride"]])
         given = [size for size in self._per_stage("pos_embed_sizes") if size is not None]
         self._check_integers("pos_embed_sizes", given)
         super().__post_init__()
@@ -198,23 +199,18 @@ class IsotropicSettings(BlockSettings):
             raise ValueError(f"depth must be at least {NUM_STAGES}, got {self.depth}")
         if not isinstance(self.stem, Mapping) or not {"type", "patch_size"} <= set(self.stem):
             raise ValueError(f"stem must be a dict with 'type' and 'patch_size', got {self.stem!r}")
-        object.__setattr__(self, "pyramid", _as_cfg("pyramid", self.pyramid))
+        self._check_integers("the patch_size of stem", [self.stem["patch_size"]])
+        if {"in_channels", "in_stride", "levels"} & set(as_cfg("pyramid", self.pyramid) or ()):
+            raise ValueError(
+                "in_channels, in_stride and levels of the pyramid follow from the network"
+            )
+        object.__setattr__(self, "pyramid", as_cfg("pyramid", self.pyramid))
         super().__post_init__()
 
     def depths(self) -> list[int]:
         """Blocks of each quarter: the outputs are behind blocks n/4, n/2, 3n/4 and n."""
         ends = [self.depth * i // NUM_STAGES for i in range(NUM_STAGES + 1)]
         return [end - start for start, end in zip(ends, ends[1:], strict=False)]
-
-
-def _as_cfg(name: str, value: Any) -> dict | None:
-    if value is None:
-        return None
-    if isinstance(value, str | type):
-        return dict(type=value)
-    if isinstance(value, Mapping) and "type" in value:
-        return dict(value)
-    raise TypeError(f"{name} must be a name or a dict with the key 'type', got {value!r}")
 
 
 def list_archs(pattern: str = "*") -> list[str]:
@@ -289,8 +285,11 @@ def resolve_arch(
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise TypeError(f"unknown arch settings or arguments {unknown}: expected some of {known}")
-    required = ("depths", "dims") if settings_class is ArchSettings else ("depth", "dim")
-    missing = [name for name in required if name not in settings]
+    missing = [
+        field.name
+        for field in fields(settings_class)
+        if field.default is MISSING and field.name not in settings
+    ]
     if missing:
         raise TypeError(f"the arch dict lacks {missing}")
     return settings_class(**settings)

@@ -13,8 +13,11 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import checkpoint_block
+from ..layers import build_norm, checkpoint_block
 from ..weights import is_pretrained, load_pretrained
+
+# Shared and without state; no submodule of any backbone.
+_NO_NORM = nn.Identity()
 
 
 class Backbone(BaseModule):
@@ -33,7 +36,8 @@ class Backbone(BaseModule):
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
         init_cfg: Initialisation config of mmengine. ``dict(type='Pretrained', checkpoint=...)``
             takes any published layout (see :mod:`mmmetaformer.weights`) and raises unless every
-            parameter but the output norms is found in the file with the right shape.
+            parameter but the output norms is found in the file with the right shape;
+            ``new=['token_mixer']`` names parts that start anew, because they were replaced.
     """
 
     out_indices: tuple[int, ...]
@@ -59,11 +63,20 @@ class Backbone(BaseModule):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Image (B, 3, H, W) to the emitted maps, each (B, C_i, H_i, W_i)."""
+        """Image (B, in_channels, H, W) to the emitted maps, each (B, C_i, H_i, W_i)."""
 
     @abstractmethod
     def frozen_modules(self) -> Iterable[nn.Module]:
         """The modules that ``frozen_stages`` freezes."""
+
+    def add_out_norm(self, index: int, norm_cfg: dict | None, dim: int) -> None:
+        """Register the norm of an emitted map as ``norm{index}``; None means none."""
+        if norm_cfg is not None:
+            self.add_module(f"norm{index}", build_norm(norm_cfg, dim))
+
+    def out_norm(self, index: int) -> nn.Module:
+        """The norm of an emitted map, or the identity."""
+        return getattr(self, f"norm{index}", _NO_NORM)
 
     def is_for_outputs(self, name: str) -> bool:
         """Whether a name in the state dict belongs to what dense prediction adds: a published
@@ -119,10 +132,10 @@ class Backbone(BaseModule):
         finally:
             self.init_cfg = configured
         for cfg in pretrained:
-            unknown = set(cfg) - {"type", "checkpoint", "prefix", "map_location", "_scope_"}
+            unknown = set(cfg) - {"type", "checkpoint", "prefix", "new", "map_location", "_scope_"}
             if unknown or "checkpoint" not in cfg:
-                raise ValueError(f"Pretrained takes checkpoint and prefix, got {dict(cfg)}")
-            report = load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"))
+                raise ValueError(f"Pretrained takes checkpoint, prefix and new, got {dict(cfg)}")
+            report = load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"), cfg.get("new", ()))
             if hasattr(self, "_params_init_info"):  # set while a whole detector is initialised
                 update_init_info(self, init_info=f"Pretrained: {report.source}")
 

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import ChannelScale, build_norm
-from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part
+from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part, part_takes
 
 
 class MetaFormerBlock(BaseModule):
@@ -23,7 +23,7 @@ class MetaFormerBlock(BaseModule):
         token_mixer: Config of the token mixer.
         channel_mixer: Config of the channel mixer; None leaves the second half out.
         norm_cfg: Config of both norms; None means no norm.
-        act_cfg: Activation of the channel mixer, unless its own config names one.
+        act_cfg: Activation of both mixers, where they have one and their own configs name none.
         drop_path_rate: Probability of dropping a branch, per image.
         layer_scale_init_value: Initial LayerScale of both branches; None means no LayerScale.
         res_scale_init_value: Initial scale of both identity paths; None means no such scale.
@@ -58,20 +58,30 @@ class MetaFormerBlock(BaseModule):
         self.residual1, self.residual2 = pair
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
+        # A scale of an identity path that is left out would be a parameter without a gradient.
+        res_scale1, res_scale2 = (res_scale_init_value if path else None for path in pair)
+        options = dict(act_cfg=act_cfg) if part_takes(TOKEN_MIXERS, token_mixer, "act_cfg") else {}
+
         self.norm1 = build_norm(norm_cfg, dim)
-        self.token_mixer = build_part(TOKEN_MIXERS, token_mixer, dim=dim)
+        self.token_mixer = build_part(TOKEN_MIXERS, token_mixer, dim=dim, **options)
         self.layer_scale1 = scale(layer_scale_init_value)
-        self.res_scale1 = scale(res_scale_init_value)
+        self.res_scale1 = scale(res_scale1)
 
         self.mlp = None
         if channel_mixer is not None:
             self.norm2 = build_norm(norm_cfg, dim)
             self.mlp = build_part(CHANNEL_MIXERS, channel_mixer, dim=dim, act_cfg=act_cfg)
             self.layer_scale2 = scale(layer_scale_init_value)
-            self.res_scale2 = scale(res_scale_init_value)
+            self.res_scale2 = scale(res_scale2)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.layer_scale1(self.drop_path(self.token_mixer(self.norm1(x))))
+        branch = self.token_mixer(self.norm1(x))
+        if branch.shape != x.shape:  # it might broadcast, and train on
+            raise ValueError(
+                f"token mixer {type(self.token_mixer).__name__} mapped {tuple(x.shape)} to "
+                f"{tuple(branch.shape)}: it must keep (B, C, H, W)"
+            )
+        branch = self.layer_scale1(self.drop_path(branch))
         x = self.res_scale1(x) + branch if self.residual1 else branch
         if self.mlp is not None:
             branch = self.layer_scale2(self.drop_path(self.mlp(self.norm2(x))))

@@ -23,7 +23,12 @@ def create_backbone(name: str, **kwargs: Any) -> Backbone:
         >>> create_backbone('poolformer_s12', out_indices=(1, 2, 3)).out_strides
         (8, 16, 32)
     """
-    family = find_variant(name)["family"]
-    backbone = MODELS.get(FAMILIES[family]["backbone"])(arch=name, **kwargs)
+    backbone = build_backbone(name, **kwargs)
     backbone.init_weights()
     return backbone
+
+
+def build_backbone(name: str, **kwargs: Any) -> Backbone:
+    """As :func:`create_backbone`, but with torch's own initialisation; works on the meta device."""
+    family = find_variant(name)["family"]
+    return MODELS.get(FAMILIES[family]["backbone"])(name, **kwargs)

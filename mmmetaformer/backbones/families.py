@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..registry import MODELS
-from .arch import find_variant
 from .hierarchical import MetaFormer
 from .isotropic import IsotropicMetaFormer
 
@@ -87,32 +86,12 @@ class CAFormer(MetaFormer):
 
 @MODELS.register_module()
 class ConvMixer(IsotropicMetaFormer):
-    """ConvMixer (`Patches Are All You Need? <https://arxiv.org/abs/2201.09792>`_).
-
-    Args:
-        arch: ``'768_32'``, ``'1024_20'``, ``'1536_20'``, or a dict with ``dim``, ``depth``,
-            ``stem``, ``token_mixers`` and ``channel_mixers``.
-        act_cfg: The activation, which is the same in the patch embedding and in both halves of a
-            block; None means the arch's own: ReLU for the released 768/32, GELU for the others.
-        **kwargs: As for :class:`IsotropicMetaFormer`.
-    """
+    """ConvMixer (`Patches Are All You Need? <https://arxiv.org/abs/2201.09792>`_): ``'768_32'``,
+    ``'1024_20'``, ``'1536_20'``. The released 768/32 has ReLU, the others GELU; ``act_cfg`` changes
+    it in the patch embedding and in both halves of a block. Arguments as for
+    :class:`IsotropicMetaFormer`."""
 
     family = "convmixer"
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "768_32",
-        *,
-        act_cfg: dict | str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if act_cfg is not None:
-            act_cfg = dict(type=act_cfg) if isinstance(act_cfg, str) else act_cfg
-            row = arch if isinstance(arch, Mapping) else find_variant(arch, self.family)
-            for part in ("stem", "token_mixers"):
-                kwargs.setdefault(part, {**row[part], "act_cfg": act_cfg})
-            kwargs["act_cfg"] = act_cfg
-        super().__init__(arch, **kwargs)
 
 
 @MODELS.register_module()
@@ -121,6 +100,7 @@ class MlpMixer(IsotropicMetaFormer):
     <https://arxiv.org/abs/2105.01601>`_): ``'s32'``, ``'s16'``, ``'b32'``, ``'b16'``, ``'l32'``,
     ``'l16'``, ``'h14'``. Arguments as for :class:`IsotropicMetaFormer`; how the token MLPs serve
     other sizes than 224x224 says ``token_mixers=dict(type='token_mlp', size_policy=...)``
-    (:class:`~mmmetaformer.mixers.GridMixer`)."""
+    (:class:`~mmmetaformer.mixers.GridMixer`). The grid is that of 224x224 images in published
+    patches; H/14, whose patches become 16 pixels under a pyramid, has it at 256x256 there."""
 
     family = "mlp_mixer"

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.model import ModuleDict, ModuleList, Sequential
 from torch import Tensor, nn
 
-from ..layers import PositionEmbedding, build_norm
+from ..layers import PositionEmbedding
 from ..registry import MODELS, build_part
 from .arch import NUM_STAGES, resolve_arch
 from .base import Backbone, linear_drop_path, resolve_out_indices
@@ -26,7 +26,8 @@ class MetaFormer(Backbone):
 
     Args:
         arch: Name of a network (``mmmetaformer.list_archs()``), or a dict with ``depths``,
-            ``dims`` and any other field of :class:`~mmmetaformer.backbones.arch.ArchSettings`.
+            ``dims`` and any other field of :class:`~mmmetaformer.backbones.arch.ArchSettings`, on
+            top of the family's settings; here, where there is no family, PoolFormer's.
         in_channels: Channels of the image.
         out_indices: Stages to emit, 0 to 3 or negative, in the order of emission.
         drop_path_rate: Stochastic depth of the last block; the rate grows linearly from zero at
@@ -103,8 +104,8 @@ class MetaFormer(Backbone):
                     )
                 )
             )
-            if index in self.out_indices and settings.out_norm_cfg is not None:
-                self.add_module(f"norm{index}", build_norm(settings.out_norm_cfg, stage.dim))
+            if index in self.out_indices:
+                self.add_out_norm(index, settings.out_norm_cfg, stage.dim)
             channels = stage.dim
         self._freeze()
 
@@ -120,8 +121,7 @@ class MetaFormer(Backbone):
             for block in blocks:
                 x = self.run(block, x)
             if index in self.out_indices:
-                norm = getattr(self, f"norm{index}", None)
-                levels[index] = x if norm is None else norm(x)
+                levels[index] = self.out_norm(index)(x)
         return tuple(levels[index] for index in self.out_indices)
 
     def frozen_modules(self) -> Iterator[nn.Module]:
@@ -135,9 +135,7 @@ class MetaFormer(Backbone):
             if str(index) in self.pos_embeds:
                 yield self.pos_embeds[str(index)]
             yield self.stages[index]
-            norm = getattr(self, f"norm{index}", None)
-            if norm is not None:
-                yield norm
+            yield self.out_norm(index)
 
     def is_behind_outputs(self, name: str) -> bool:
         match = re.match(r"(?:downsample_layers|pos_embeds|stages)\.(\d+)\.", name)

@@ -10,8 +10,7 @@ from typing import Any
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
-from ..layers import build_norm
-from ..registry import MODELS, build_part
+from ..registry import MODELS, build_part, part_takes
 from .arch import NUM_STAGES, IsotropicSettings, resolve_arch
 from .base import Backbone, linear_drop_path, resolve_out_indices
 from .block import MetaFormerBlock
@@ -30,7 +29,8 @@ class IsotropicMetaFormer(Backbone):
 
     Args:
         arch: Name of a network (``mmmetaformer.list_archs()``), or a dict with ``depth``, ``dim``
-            and any other field of :class:`~mmmetaformer.backbones.arch.IsotropicSettings`.
+            and any other field of :class:`~mmmetaformer.backbones.arch.IsotropicSettings`, on top
+            of the family's settings; here, where there is no family, MLP-Mixer's.
         in_channels: Channels of the image.
         out_indices: Levels to emit, 0 to 3 or negative, in the order of emission. Blocks behind
             the last of them are not built.
@@ -81,7 +81,7 @@ class IsotropicMetaFormer(Backbone):
         **overrides: Any,
     ) -> None:
         super().__init__(frozen_stages, norm_eval, with_cp, init_cfg)
-        settings = resolve_arch(arch, self.family, overrides, IsotropicSettings, "convmixer")
+        settings = resolve_arch(arch, self.family, overrides, IsotropicSettings, "mlp_mixer")
         self.settings = settings
         self.out_indices = resolve_out_indices(out_indices)
         depths = settings.depths()[: max(self.out_indices) + 1]
@@ -94,6 +94,8 @@ class IsotropicMetaFormer(Backbone):
             if settings.pyramid is not None:
                 patch_stride = 1 << (patch_size - 1).bit_length()
         stem = {**settings.stem, "stride": patch_stride}
+        if part_takes(MODELS, stem, "act_cfg"):
+            stem.setdefault("act_cfg", settings.act_cfg)
         self.stem = build_part(MODELS, stem, in_channels=in_channels, out_channels=settings.dim)
         drop_path_rates = linear_drop_path(drop_path_rate, settings.depth)
         self.blocks = ModuleList(
@@ -103,9 +105,8 @@ class IsotropicMetaFormer(Backbone):
             )
             for _ in range(depth)
         )
-        if settings.out_norm_cfg is not None:
-            for index in self.out_indices:
-                self.add_module(f"norm{index}", build_norm(settings.out_norm_cfg, settings.dim))
+        for index in self.out_indices:
+            self.add_out_norm(index, settings.out_norm_cfg, settings.dim)
         if settings.pyramid is None:
             self.pyramid = None
             self.out_channels = (settings.dim,) * len(self.out_indices)
@@ -131,8 +132,7 @@ class IsotropicMetaFormer(Backbone):
             x = self.run(block, x)
             index = self._ends.get(number)
             if index in self.out_indices:
-                norm = getattr(self, f"norm{index}", None)
-                levels[index] = x if norm is None else norm(x)
+                levels[index] = self.out_norm(index)(x)
         maps = [levels[index] for index in self.out_indices]
         return tuple(maps if self.pyramid is None else self.pyramid(maps, size))
 
@@ -146,9 +146,7 @@ class IsotropicMetaFormer(Backbone):
         for end, index in self._ends.items():
             if index < self.frozen_stages:
                 yield from self.blocks[built : end + 1]
-                norm = getattr(self, f"norm{index}", None)
-                if norm is not None:
-                    yield norm
+                yield self.out_norm(index)
             built = end + 1
 
     def is_for_outputs(self, name: str) -> bool:

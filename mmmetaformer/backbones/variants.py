@@ -26,15 +26,14 @@ _POOLFORMER = dict(
     out_norm_cfg=_GN1,
 )
 
-# MetaFormer Baselines for Vision, arXiv 2210.13452. Its classifiers have no norm per stage; for
-# dense prediction a LayerNorm like the one before their heads is added.
+# MetaFormer Baselines for Vision, arXiv 2210.13452. Its networks have no norm per stage.
 _BASELINE = dict(
     channel_mixers=dict(type="mlp", ratio=4, bias=False),
     act_cfg=dict(type="StarReLU"),
     res_scale_init_value=[None, None, 1.0, 1.0],
     stem=dict(type="ConvDownsampling", kernel_size=7, stride=4, padding=2, post_norm_cfg=_LN_NO_BIAS, init_cfg=_NORMAL),  # noqa: E501
     downsampling=dict(type="ConvDownsampling", kernel_size=3, stride=2, padding=1, pre_norm_cfg=_LN_NO_BIAS, init_cfg=_NORMAL),  # noqa: E501
-    out_norm_cfg=_LN,
+    out_norm_cfg=None,
 )
 
 FAMILIES = {
@@ -53,7 +52,8 @@ FAMILIES = {
         _BASELINE, token_mixers=["sepconv", "sepconv", "attention", "attention"], norm_cfg=_LN_NO_BIAS)),  # noqa: E501
     # Patches Are All You Need?, arXiv 2201.09792: the pointwise half has no residual.
     "convmixer": dict(backbone="ConvMixer", structure="isotropic", settings=dict(
-        norm_cfg=None, residual=(True, False))),
+        token_mixers="depthwise_act_norm", channel_mixers="pointwise",
+        norm_cfg=None, act_cfg=_GELU, residual=(True, False))),
     # MLP-Mixer: An all-MLP Architecture for Vision, arXiv 2105.01601
     "mlp_mixer": dict(backbone="MlpMixer", structure="isotropic", settings=dict(
         token_mixers=dict(type="token_mlp", ratio=0.5),
@@ -75,14 +75,11 @@ _LN_ABLATION = dict(_ABLATION, norm_cfg=_LN_EPS5, out_norm_cfg=_LN_EPS5)
 _ATTENTION = dict(type="attention", head_dim=32, proj_bias=True)
 
 
-def _convmixer(dim, depth, kernel_size, patch_size, act="GELU"):
-    """One row; the activation stands in the stem and in both halves of a block."""
-    act_cfg, norm_cfg = dict(type=act), dict(type="BN")
+def _convmixer(dim, depth, kernel_size, patch_size, act_cfg=_GELU):
     return dict(
         family="convmixer", dim=dim, depth=depth, act_cfg=act_cfg,
-        stem=dict(type="PatchEmbedding", patch_size=patch_size, act_cfg=act_cfg, norm_cfg=norm_cfg),
-        token_mixers=dict(type="depthwise", kernel_size=kernel_size, act_cfg=act_cfg, norm_cfg=norm_cfg),  # noqa: E501
-        channel_mixers=dict(type="pointwise", norm_cfg=norm_cfg),
+        stem=dict(type="PatchActNorm", patch_size=patch_size),
+        token_mixers=dict(type="depthwise_act_norm", kernel_size=kernel_size),
     )
 
 
@@ -108,7 +105,7 @@ VARIANTS = {
     "metaformer_s12_ln": dict(_LN_ABLATION),
     "metaformer_s12_bn": dict(_ABLATION, norm_cfg=dict(type="BN"), out_norm_cfg=dict(type="BN")),
     "metaformer_s12_no_norm": dict(_ABLATION, norm_cfg=None),
-    "metaformer_s12_relu": dict(_ABLATION, act_cfg=dict(type="ReLU")),
+    "metaformer_s12_relu": dict(_ABLATION, act_cfg="ReLU"),  # noqa: E501
     "metaformer_s12_silu": dict(_ABLATION, act_cfg=dict(type="SiLU")),
     "metaformer_s12_no_residual": dict(_ABLATION, residual=False),
     "metaformer_s12_no_mlp": dict(_ABLATION, channel_mixers=None),
@@ -133,7 +130,7 @@ VARIANTS = {
         )
     },
 
-    "convmixer_768_32": _convmixer(dim=768, depth=32, kernel_size=7, patch_size=7, act="ReLU"),
+    "convmixer_768_32": _convmixer(dim=768, depth=32, kernel_size=7, patch_size=7, act_cfg="ReLU"),
     "convmixer_1024_20": _convmixer(dim=1024, depth=20, kernel_size=9, patch_size=14),
     "convmixer_1536_20": _convmixer(dim=1536, depth=20, kernel_size=9, patch_size=7),
 

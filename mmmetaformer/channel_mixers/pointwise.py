@@ -6,6 +6,7 @@ from ..layers import build_activation, build_norm
 from ..registry import CHANNEL_MIXERS
 
 _GELU = dict(type="GELU")
+_BN = dict(type="BN")
 
 
 @CHANNEL_MIXERS.register_module(name=["pointwise", "Pointwise"])
@@ -16,15 +17,13 @@ class Pointwise(nn.Module):
     Args:
         dim: Number of channels C.
         act_cfg: Activation behind the convolution; None means none.
-        norm_cfg: Norm behind the activation, or None.
+        norm_cfg: Norm behind the activation; None means none.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
     """
 
-    def __init__(
-        self, dim: int, act_cfg: dict | None = _GELU, norm_cfg: dict | None = None
-    ) -> None:
+    def __init__(self, dim: int, act_cfg: dict | None = _GELU, norm_cfg: dict | None = _BN) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim, dim, 1)
         self.act = build_activation(act_cfg)

@@ -141,9 +141,15 @@ def prepare_processes(cfg: Config) -> None:
         device_ids=None,
         find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
-    for part in walk(cfg.model):
-        if part.get("type") == "SyncBN":
-            part["type"] = "BN"
+    replace_sync_bn(cfg.model)
+
+
+def replace_sync_bn(model: ConfigDict) -> None:
+    """SyncBN, which exists on GPUs and in several processes only, becomes BN."""
+    for part in walk(model):
+        for key, value in part.items():
+            if value == "SyncBN":  # dict(type='SyncBN'), or a name alone as norm_cfg
+                part[key] = "BN"
 
 
 def walk(node: Any) -> Iterator[ConfigDict]:

@@ -4,7 +4,7 @@ from .activation import SquaredReLU, StarReLU, build_activation
 from .checkpoint import checkpoint_block
 from .downsampling import ConvDownsampling
 from .norm import LayerNorm2d, ModifiedLayerNorm, build_norm
-from .patch_embedding import PatchEmbedding
+from .patch_embedding import PatchActNorm, PatchEmbedding
 from .position import PositionEmbedding
 from .pyramid import ScalePyramid
 from .scale import ChannelScale
@@ -14,6 +14,7 @@ __all__ = [
     "ConvDownsampling",
     "LayerNorm2d",
     "ModifiedLayerNorm",
+    "PatchActNorm",
     "PatchEmbedding",
     "PositionEmbedding",
     "ScalePyramid",

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import MODELS, build_part
+from ..registry import MODELS, as_cfg, build_part
 
 
 @MODELS.register_module()
@@ -14,7 +14,7 @@ class SquaredReLU(nn.Module):
     """``relu(x) ** 2`` (`Primer <https://arxiv.org/abs/2109.08668>`_)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x).square()
+        return F.relu(x) ** 2
 
 
 @MODELS.register_module()
@@ -33,26 +33,29 @@ class StarReLU(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), float(bias)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * F.relu(x).square() + self.bias
+        # ``**`` and not ``square``: under CUDA's autocast only a power is taken in float32, and the
+        # square of an activation above 255 overflows in float16.
+        return self.scale * F.relu(x) ** 2 + self.bias
 
 
-def build_activation(act_cfg: dict | None) -> nn.Module:
+def build_activation(act_cfg: dict | str | None) -> nn.Module:
     """Build an activation of this package or of mmcv.
 
     Args:
-        act_cfg: ``dict(type='StarReLU')``, ``dict(type='GELU')``, ...; None means none.
+        act_cfg: ``dict(type='StarReLU')``, ``dict(type='GELU')``, ... or a name; None means none.
 
     Raises:
         ValueError: For an unknown name; lists the usual ones.
     """
     if act_cfg is None:
         return nn.Identity()
-    kind = act_cfg.get("type")
+    cfg = as_cfg("act_cfg", act_cfg)
+    kind = cfg["type"]
     if kind in MODELS.module_dict:
-        return build_part(MODELS, act_cfg)
+        return build_part(MODELS, cfg)
     if isinstance(kind, str) and ROOT_MODELS.get(kind) is None:
         raise ValueError(
             f"unknown activation {kind!r}: expected one of GELU, ReLU, SiLU, SquaredReLU, "
             "StarReLU, ... or any activation registered in mmengine's MODELS"
         )
-    return build_activation_layer(act_cfg)
+    return build_activation_layer(cfg)

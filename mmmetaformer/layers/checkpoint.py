@@ -4,14 +4,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
+
+
+def _norms_with_statistics(block: nn.Module) -> list[_NormBase]:
+    return [m for m in block.modules() if isinstance(m, _NormBase) and m.track_running_stats]
 
 
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
     """BatchNorm in training mode normalises by the batch and does not note it down."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    norms = _norms_with_statistics(block)
     before = [
         (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked + 0)
         for norm in norms
@@ -34,6 +38,8 @@ def checkpoint_block(block: nn.Module, x: Tensor) -> Tensor:
     The second run would update the running statistics of BatchNorm a second time with the same
     batch; here it does not, so checkpointed training equals plain training.
     """
+    if not _norms_with_statistics(block):
+        return checkpoint(block, x, use_reentrant=False)  # which torch.compile understands
     return checkpoint(
         block,
         x,

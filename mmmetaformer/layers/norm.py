@@ -4,7 +4,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from ..registry import MODELS
+from ..registry import MODELS, as_cfg, build_part
 
 
 @MODELS.register_module(name=["LN2d", "LayerNorm2d"])
@@ -51,28 +51,32 @@ class ModifiedLayerNorm(nn.GroupNorm):
             self.bias = None
 
 
-def build_norm(norm_cfg: dict | None, dim: int) -> nn.Module:
+def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
     """Build a norm over ``dim`` channels of a (B, C, H, W) map.
 
     Args:
         norm_cfg: ``dict(type='LN2d')`` or ``dict(type='MLN')`` of this package, or what
             OpenMMLab knows: ``dict(type='GN', num_groups=1)``, ``dict(type='BN')``,
-            ``dict(type='SyncBN')``, ...; None means no norm.
+            ``dict(type='SyncBN')``, ...; a name alone will do; None means no norm.
         dim: Number of channels C.
 
     Raises:
-        ValueError: For an unknown name; lists the usual ones.
+        ValueError: For an unknown name, or one that is no norm of maps.
     """
     if norm_cfg is None:
         return nn.Identity()
-    kind = norm_cfg.get("type")
+    cfg = as_cfg("norm_cfg", norm_cfg)
     # Ours first: mmpretrain has an LN2d of its own.
-    cls = MODELS.module_dict.get(kind)
-    if cls is not None:
-        norm_cfg = {**norm_cfg, "type": cls, "eps": norm_cfg.get("eps", 1e-6)}
-    elif isinstance(kind, str) and ROOT_MODELS.get(kind) is None:
+    cls = MODELS.module_dict.get(str(cfg["type"]).removeprefix("mmmetaformer."), cfg["type"])
+    if cls in (LayerNorm2d, ModifiedLayerNorm):
+        return build_part(MODELS, {**cfg, "type": cls}, num_channels=dim)
+    if isinstance(cls, str):
+        cls = ROOT_MODELS.get(cls)
+    if cls is None:
         raise ValueError(
-            f"unknown norm {kind!r}: expected LN2d, MLN, GN, BN, SyncBN, ... or any norm "
+            f"unknown norm {cfg['type']!r}: expected LN2d, MLN, GN, BN, SyncBN, ... or any norm "
             "registered in mmengine's MODELS"
         )
-    return build_norm_layer(norm_cfg, dim)[1]
+    if cls is nn.LayerNorm:
+        raise ValueError("norm 'LN' would normalise over the width of a map: use 'LN2d'")
+    return build_norm_layer(cfg, dim)[1]

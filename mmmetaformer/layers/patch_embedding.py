@@ -9,10 +9,13 @@ from ..registry import MODELS
 from .activation import build_activation
 from .norm import build_norm
 
+_GELU = dict(type="GELU")
+_BN = dict(type="BN")
+
 
 @MODELS.register_module()
 class PatchEmbedding(BaseModule):
-    """A convolution whose kernel is its stride, then an activation and a norm.
+    """A convolution whose kernel is its stride.
 
     The image is padded with zeros at its right and its bottom to a multiple of the stride, so
     the map has ``ceil(H / stride)`` rows.
@@ -29,8 +32,6 @@ class PatchEmbedding(BaseModule):
         out_channels: Channels of the output.
         patch_size: Side of the kernel as published.
         stride: Side of the patches and stride of the map; None means ``patch_size``.
-        act_cfg: Activation behind the convolution, or None.
-        norm_cfg: Norm behind the activation, or None.
         init_cfg: Initialisation; None leaves torch's.
 
     Shape:
@@ -46,8 +47,6 @@ class PatchEmbedding(BaseModule):
         out_channels: int,
         patch_size: int,
         stride: int | None = None,
-        act_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -56,8 +55,6 @@ class PatchEmbedding(BaseModule):
         if self.stride < patch_size:
             raise ValueError(f"stride must be at least patch_size={patch_size}, got {stride!r}")
         self.conv = nn.Conv2d(in_channels, out_channels, patch_size, patch_size)
-        self.act = build_activation(act_cfg)
-        self.norm = build_norm(norm_cfg, out_channels)
         # A constant that follows from the sizes: no part of a checkpoint.
         self.register_buffer("resize", None, persistent=False)
         if self.stride != patch_size:
@@ -74,8 +71,43 @@ class PatchEmbedding(BaseModule):
             weight = (weight.flatten(2) @ self.resize.to(weight.dtype)).unflatten(
                 2, (self.stride, self.stride)
             )
-        x = F.conv2d(x, weight, self.conv.bias, self.stride)
-        return self.norm(self.act(x))
+        return F.conv2d(x, weight, self.conv.bias, self.stride)
+
+
+@MODELS.register_module()
+class PatchActNorm(PatchEmbedding):
+    """Patch embedding, activation, norm: the stem of a `ConvMixer
+    <https://arxiv.org/abs/2201.09792>`_.
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Channels of the output.
+        patch_size: Side of the kernel as published.
+        stride: Side of the patches and stride of the map; None means ``patch_size``.
+        act_cfg: Activation; None means none.
+        norm_cfg: Norm; None means none.
+        init_cfg: Initialisation; None leaves torch's.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        patch_size: int,
+        stride: int | None = None,
+        act_cfg: dict | None = _GELU,
+        norm_cfg: dict | None = _BN,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, patch_size, stride, init_cfg)
+        self.act = build_activation(act_cfg)
+        self.norm = build_norm(norm_cfg, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.act(super().forward(x)))
 
 
 def _pseudo_inverse_resize(size: int, new_size: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmengine.model import BaseModule, ModuleList, Sequential
+from mmengine.model import BaseModule, ModuleDict, Sequential
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -27,7 +27,8 @@ class ScalePyramid(BaseModule):
     Args:
         in_channels: Channels C of all maps.
         in_stride: Their stride, a power of two.
-        levels: Which of the four levels to build, in the order of the maps.
+        levels: Which of the four levels to build, 0 to 3, in the order of the maps. Each keeps its
+            name in the state dict, whichever others are built.
         init_cfg: Initialisation; the default is a normal distribution with standard deviation
             0.02 for the transposed convolutions.
 
@@ -51,9 +52,10 @@ class ScalePyramid(BaseModule):
                 f"a pyramid of strides 4, 8, 16, 32 starts from a power of two, got {in_stride!r}"
             )
         self.strides = tuple(LEVEL_STRIDES[level] for level in levels)
-        self.levels = ModuleList()
+        self.order = tuple(str(level) for level in levels)
+        self.levels = ModuleDict()
         channels = []
-        for stride in self.strides:
+        for name, stride in zip(self.order, self.strides, strict=True):
             layers: list[nn.Module] = []
             dim = in_channels
             current = in_stride
@@ -66,14 +68,14 @@ class ScalePyramid(BaseModule):
             while current < stride:
                 layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
                 current *= 2
-            self.levels.append(Sequential(*layers))
+            self.levels[name] = Sequential(*layers)
             channels.append(dim)
         self.out_channels = tuple(channels)
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
         """Maps (B, C, h, w), one per level, and the size (H, W) of the image."""
         outs = []
-        for level, stride, x in zip(self.levels, self.strides, maps, strict=True):
+        for name, stride, x in zip(self.order, self.strides, maps, strict=True):
             height, width = (-(-side // stride) for side in size)
-            outs.append(level(x)[..., :height, :width])
+            outs.append(self.levels[name](x)[..., :height, :width])
         return outs

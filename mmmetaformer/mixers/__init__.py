@@ -2,12 +2,13 @@
 
 The contract: a module built as ``Mixer(dim=C, **options)`` that maps (B, C, H, W) to
 (B, C, H, W) for every H and W, registered in ``TOKEN_MIXERS``. The residual, the norm before it,
-LayerScale and drop path belong to the block. A mixer with an argument ``grid_size`` is given the
-side of its stage's map at the pre-training resolution, unless its config says otherwise.
+LayerScale and drop path belong to the block. Unless its config says otherwise, a mixer with an
+argument ``act_cfg`` is given the activation of the network, and one with an argument ``grid_size``
+the side of its stage's map at the pre-training resolution.
 """
 
 from .attention import Attention, SpatialReductionAttention, WindowAttention
-from .depthwise import DepthwiseConv
+from .depthwise import DepthwiseActNorm, DepthwiseConv
 from .fourier import Fourier
 from .grid import SIZE_POLICIES, GridMixer
 from .identity import Identity
@@ -19,6 +20,7 @@ from .token_mlp import TokenMlp
 
 __all__ = [
     "Attention",
+    "DepthwiseActNorm",
     "DepthwiseConv",
     "Fourier",
     "GridMixer",

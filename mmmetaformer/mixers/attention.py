@@ -49,7 +49,7 @@ class Attention(BaseModule):
     ) -> None:
         super().__init__(init_cfg or dict(type="TruncNormal", layer="Linear", std=0.02))
         if not isinstance(head_dim, int) or head_dim < 1 or dim % head_dim:
-            divisors = [n for n in range(8, dim + 1) if dim % n == 0][:8]
+            divisors = [n for n in range(min(8, dim), dim + 1) if dim % n == 0][:8]
             raise ValueError(
                 f"dim={dim} is not a multiple of head_dim={head_dim!r}: choose a head_dim that "
                 f"divides it, for instance one of {divisors}"
@@ -120,9 +120,9 @@ class WindowAttention(Attention):
 
 @TOKEN_MIXERS.register_module(name=["sr_attention", "SpatialReductionAttention"])
 class SpatialReductionAttention(Attention):
-    """Self-attention whose keys and values come from an averaged map (the linear form of `PVT v2
-    <https://arxiv.org/abs/2106.13797>`_, with a fixed ratio): every position sees the whole
-    image, at ``1 / sr_ratio²`` of the cost. There is no parameter beyond those of global
+    """Self-attention whose keys and values come from an averaged map (spatial reduction as in
+    `PVT <https://arxiv.org/abs/2102.12122>`_, by averaging): every position sees the whole image,
+    at ``1 / sr_ratio²`` of the cost. There is no parameter beyond those of global
     attention, which it equals at ratio 1.
 
     Args:

@@ -5,6 +5,9 @@ from torch import Tensor, nn
 from ..layers import build_activation, build_norm
 from ..registry import TOKEN_MIXERS
 
+_GELU = dict(type="GELU")
+_BN = dict(type="BN")
+
 
 def same_padding(kernel_size: int) -> int:
     """Padding that keeps the size of a map under an odd kernel.
@@ -19,19 +22,13 @@ def same_padding(kernel_size: int) -> int:
 
 @TOKEN_MIXERS.register_module(name=["depthwise", "DepthwiseConv"])
 class DepthwiseConv(nn.Module):
-    """One learnable filter per channel.
-
-    Alone it is the depthwise row in the ablation of `MetaFormer Is Actually What You Need for
-    Vision <https://arxiv.org/abs/2111.11418>`_, whose kernel and bias the paper does not name;
-    with an activation and a norm behind it, it is the first half of a `ConvMixer
-    <https://arxiv.org/abs/2201.09792>`_ layer.
+    """One learnable filter per channel, a row in the ablation of `MetaFormer Is Actually What You
+    Need for Vision <https://arxiv.org/abs/2111.11418>`_, which does not name its kernel and bias.
 
     Args:
         dim: Number of channels C.
         kernel_size: Side of the kernel, odd.
         bias: Whether the convolution has a bias.
-        act_cfg: Activation behind the convolution, or None.
-        norm_cfg: Norm behind the activation, or None.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
@@ -40,17 +37,38 @@ class DepthwiseConv(nn.Module):
         ValueError: If ``kernel_size`` is not a positive odd integer.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        kernel_size: int = 3,
-        bias: bool = True,
-        act_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-    ) -> None:
+    def __init__(self, dim: int, kernel_size: int = 3, bias: bool = True) -> None:
         super().__init__()
         padding = same_padding(kernel_size)
         self.conv = nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@TOKEN_MIXERS.register_module(name=["depthwise_act_norm", "DepthwiseActNorm"])
+class DepthwiseActNorm(DepthwiseConv):
+    """Depthwise convolution, activation, norm: the first half of a `ConvMixer
+    <https://arxiv.org/abs/2201.09792>`_ layer.
+
+    Args:
+        dim: Number of channels C.
+        kernel_size: Side of the kernel, odd.
+        act_cfg: Activation; None means none.
+        norm_cfg: Norm; None means none.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 9,
+        act_cfg: dict | None = _GELU,
+        norm_cfg: dict | None = _BN,
+    ) -> None:
+        super().__init__(dim, kernel_size)
         self.act = build_activation(act_cfg)
         self.norm = build_norm(norm_cfg, dim)
 

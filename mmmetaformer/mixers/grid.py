@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,7 +24,7 @@ class GridMixer(BaseModule):
     - ``'window'``: the map is cut into windows of the grid, each mixed by itself, which is the
       weight as a block-diagonal matrix. Within a whole window the pre-trained function is kept
       exactly; information does not cross windows. At the border windows are filled up with zeros.
-    - ``'resample_map'``: the map is averaged down (or interpolated up) to the grid, mixed there
+    - ``'resample_map'``: the map is averaged to the grid (a smaller one is repeated), mixed there
       and interpolated back. Mixing is global, and blurred by ``map size / grid size``.
     - ``'resample_weights'``: the weight itself is interpolated to the map's size. Global and
       sharp, but the cost grows with the square of the number of positions, so it is for crops of
@@ -97,26 +96,26 @@ class GridMixer(BaseModule):
 
     def resample_outputs(self, weight: Tensor, size: tuple[int, int]) -> Tensor:
         """A weight (N, M) whose rows are positions of the grid for those of a map, (H * W, M)."""
-        columns = weight.shape[1]
-        if _area(size) * columns > _MAX_ENTRIES:
-            raise ValueError(
-                f"size_policy='resample_weights' cannot serve a map of {size[0]}x{size[1]}: the "
-                f"resampled weight would have {_area(size)}x{columns} entries (at most "
-                f"{_MAX_ENTRIES}); use 'window' or 'resample_map', or smaller crops"
-            )
+        _check_entries(weight.shape[1], size)
         grid = weight.T.unflatten(1, self.grid_size)
         return F.interpolate(grid[None], size, mode="bilinear", align_corners=False)[0].flatten(1).T
 
     def resample_matrix(self, weight: Tensor, size: tuple[int, int]) -> Tensor:
         """A square weight (N, N) for the positions of a map, (H * W, H * W)."""
-        # Checked before the first step allocates anything.
-        if _area(size) ** 2 > _MAX_ENTRIES:
-            weight = torch.empty(self.num_positions, _area(size), device="meta")
-            return self.resample_outputs(weight, size)
+        _check_entries(_area(size), size)  # before the first step allocates anything
         return self.resample_outputs(self.resample_inputs(weight, size), size)
 
     def extra_repr(self) -> str:
         return f"grid_size={self.grid_size}, size_policy={self.size_policy!r}"
+
+
+def _check_entries(columns: int, size: tuple[int, int]) -> None:
+    if _area(size) * columns > _MAX_ENTRIES:
+        raise ValueError(
+            f"size_policy='resample_weights' cannot serve a map of {size[0]}x{size[1]}: the "
+            f"resampled weight would have {_area(size)}x{columns} entries (at most "
+            f"{_MAX_ENTRIES}); use 'window' or 'resample_map', or smaller crops"
+        )
 
 
 def _area(size: tuple[int, int]) -> int:

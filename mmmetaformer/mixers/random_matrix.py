@@ -15,9 +15,10 @@ class RandomMatrix(GridMixer):
     """Global mixing by a frozen random matrix with rows that sum to one (RandFormer, `MetaFormer
     Baselines for Vision <https://arxiv.org/abs/2210.13452>`_).
 
-    The matrix is a buffer: it is saved, and no optimiser sees it. Where a window is not whole,
-    the rows are normalised over the positions inside of the image, so every output stays a
-    weighted mean.
+    The matrix is a buffer: it is saved, and no optimiser sees it. Between processes mmengine's
+    runner and torch's DDP synchronise it as they do running statistics. Where a window is not
+    whole, the rows are normalised over the positions inside of the image, so every output stays
+    a weighted mean.
 
     Args:
         dim: Number of channels C; unused, part of the contract.

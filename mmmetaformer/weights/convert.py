@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +31,8 @@ class Conversion:
         layout: Layout of the source.
         prefix: Prefix of the backbone in the source.
         state_dict: The backbone's own names and the source's tensors.
-        new: What dense prediction adds (output norms, pyramid) and the source lacks; it stays
-            freshly initialised.
+        new: What stays freshly initialised: what dense prediction adds (output norms, pyramid) and
+            the source lacks, and what was declared new.
         dropped: What the source holds beyond this backbone, by reason.
     """
 
@@ -64,7 +65,10 @@ def convert_state_dict(state_dict: Mapping[str, Any], backbone: nn.Module) -> di
 
 
 def convert(
-    state_dict: Mapping[str, Any], backbone: nn.Module, prefix: str | None = None
+    state_dict: Mapping[str, Any],
+    backbone: nn.Module,
+    prefix: str | None = None,
+    new: Sequence[str] = (),
 ) -> Conversion:
     """As :func:`convert_state_dict`, with the account of what became of each key.
 
@@ -72,11 +76,21 @@ def convert(
         state_dict: What was read from the file.
         backbone: The backbone that the weights are for.
         prefix: Prefix of the backbone in the source; None finds it out.
+        new: Patterns of the backbone's own names, such as ``'token_mixer'`` or ``'stages.3'``,
+            found anywhere in a name. What fits one is not taken from the source: it may be
+            missing, and of another shape, and what the source has in its place is dropped.
     """
+    if isinstance(new, str):
+        new = [new]
+
+    def is_new(name: str) -> bool:
+        return any(re.search(pattern, name) for pattern in new)
+
     tensors = unwrap(state_dict)
     layout, prefix = _identify(tensors, prefix)
     result = Conversion(layout.name, prefix)
     expected = backbone.state_dict()
+    outputs = {_output(name) for name in expected if backbone.is_for_outputs(name)}
     unexpected, wrong = [], []
 
     inside = {name: name[len(prefix) :] for name in tensors if name.startswith(prefix)}
@@ -86,7 +100,11 @@ def convert(
             result.dropped.setdefault("outside of the backbone", []).append(name)
             continue
         own = renamed[inside[name]]
-        if own in expected:
+        if own not in (None, CLASSIFIER) and is_new(own):
+            result.dropped.setdefault("declared new", []).append(name)
+        elif own in result.state_dict:
+            unexpected.append(name)  # a second name for the same parameter
+        elif own in expected:
             if _reshapable(tensor, expected[own]):
                 result.state_dict[own] = tensor.reshape(expected[own].shape)
             else:
@@ -96,7 +114,7 @@ def convert(
                 )
         elif own == CLASSIFIER:
             result.dropped.setdefault("classifier", []).append(name)
-        elif own is not None and backbone.is_for_outputs(own):
+        elif own is not None and backbone.is_for_outputs(own) and _output(own) not in outputs:
             result.dropped.setdefault("for outputs that are not emitted", []).append(name)
         elif own is not None and backbone.is_behind_outputs(own):
             result.dropped.setdefault("behind the last emitted output", []).append(name)
@@ -104,7 +122,13 @@ def convert(
             unexpected.append(name)
 
     absent = [name for name in expected if name not in result.state_dict]
-    result.new = [name for name in absent if backbone.is_for_outputs(name)]
+    # Of an output, all is there or nothing.
+    loaded = {_output(name) for name in result.state_dict if backbone.is_for_outputs(name)}
+    result.new = [
+        name
+        for name in absent
+        if is_new(name) or (backbone.is_for_outputs(name) and _output(name) not in loaded)
+    ]
     missing = [name for name in absent if name not in result.new]
     problems = [
         f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
@@ -164,6 +188,11 @@ def _identify(tensors: Mapping[str, Tensor], prefix: str | None) -> tuple[Layout
         f"unknown layout{under}: known are {', '.join(layout.name for layout in LAYOUTS)}; the "
         f"first keys are {list(tensors)[:_SHOWN]}"
     )
+
+
+def _output(own: str) -> str:
+    """``norm2`` or ``pyramid.levels.2``: the part that serves one output."""
+    return re.match(r"(?:pyramid\.)?[a-z]+\.?\d*", own).group()
 
 
 def _reshapable(source: Tensor, target: Tensor) -> bool:

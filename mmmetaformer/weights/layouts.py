@@ -88,9 +88,11 @@ def _poolformer(names: Iterable[str]) -> dict[str, str | None]:
     names = list(names)
     kinds: dict[int, str] = {}
     for name in names:
-        match = re.fullmatch(r"network\.(\d+)\.(proj\.|pos_embed$)?.*", name)
+        match = re.match(r"network\.(\d+)\.(?:(proj)\.|(pos_embed)$)?", name)
         if match:
-            kinds[int(match.group(1))] = (match.group(2) or "stage").strip(".")
+            index, *kind = match.groups()
+            # One telling name is enough, whatever else an entry is said to hold.
+            kinds[int(index)] = kind[0] or kind[1] or kinds.get(int(index), "stage")
     entries: dict[int, str] = {}
     stage = 0
     for index in sorted(kinds):
@@ -175,9 +177,7 @@ LAYOUTS = (
     Layout("mmmetaformer", (r"downsample_layers\.0\.conv\.weight", r"stages\.0\.0\..+"), _own),
     Layout("PoolFormer", (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"), _poolformer),
     Layout("timm MetaFormer", (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"), _timm),
-    Layout(
-        "mmmetaformer isotropic", (r"stem\.conv\.weight", r"blocks\.0\.mlp\..+"), _own_isotropic
-    ),
+    Layout("mmmetaformer isotropic", (r"stem\.conv\.weight", r"blocks\.0\..+"), _own_isotropic),
     Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer),
     Layout(
         "timm ConvMixer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,7 @@ class LoadReport:
             + (f", prefix {conversion.prefix!r})" if conversion.prefix else ")")
         ]
         if conversion.new:
-            lines.append(
-                f"  missing, newly initialised for the outputs: {', '.join(conversion.new)}"
-            )
+            lines.append(f"  missing, newly initialised: {', '.join(conversion.new)}")
         for reason, names in conversion.dropped.items():
             shown = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
             lines.append(f"  not used, {reason}: {len(names)} ({shown})")
@@ -52,7 +51,10 @@ def is_pretrained(cfg: Any) -> bool:
 
 
 def load_pretrained(
-    backbone: nn.Module, checkpoint: str | Path, prefix: str | None = None
+    backbone: nn.Module,
+    checkpoint: str | Path,
+    prefix: str | None = None,
+    new: Sequence[str] = (),
 ) -> LoadReport:
     """Load published weights into a backbone, or raise and leave it as it was.
 
@@ -60,6 +62,7 @@ def load_pretrained(
         backbone: A backbone of this package.
         checkpoint: Path or http(s) address of a checkpoint in any known layout.
         prefix: Prefix of the backbone in the file; None finds it out.
+        new: Patterns of names that are not to be loaded; see :func:`convert`.
 
     Returns:
         What was loaded, what stays newly initialised and what was not used; also logged.
@@ -68,11 +71,17 @@ def load_pretrained(
         WeightsError: (a ``ValueError``) if the file cannot be read or does not fit.
     """
     try:
-        conversion = convert(read_checkpoint(checkpoint), backbone, prefix)
+        conversion = convert(read_checkpoint(checkpoint), backbone, prefix, new)
     except WeightsError as error:
         if str(checkpoint) in str(error):
             raise
-        raise WeightsError(f"{checkpoint}: {error}") from error
+        hint = ""
+        if "do not fit" in str(error):
+            hint = (
+                ". Parts that were replaced and start anew are named by init_cfg="
+                "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
+            )
+        raise WeightsError(f"{checkpoint}: {error}{hint}") from error
     # Nothing but what the outputs need is absent, which ``convert`` has made sure of.
     backbone.load_state_dict(conversion.state_dict, strict=False)
     report = LoadReport(str(checkpoint), conversion)

@@ -100,3 +100,38 @@ def test_the_table_is_not_changed_by_a_caller():
     settings.stages()[0].block["token_mixer"]["pool_size"] = 99
     assert resolve_arch("s12", "poolformer", {}).stages()[0].downsampling["stride"] == 4
     assert resolve_arch("s12", "poolformer", {}).stages()[0].block["token_mixer"]["pool_size"] == 3
+
+
+def test_grids_follow_the_pretraining_size():
+    """Rounded up as the convolutions do: 240 pixels are 60, 30, 15 and 8 positions."""
+    for size, grids in ((224, [56, 28, 14, 7]), (240, [60, 30, 15, 8])):
+        backbone = MetaFormer(TINY, token_mixers="spatial_fc", pretrain_size=size)
+        assert [stage[0].token_mixer.grid_size[0] for stage in backbone.stages] == grids
+    own = dict(type="spatial_fc", grid_size=(3, 5))
+    backbone = MetaFormer(TINY, token_mixers=["pooling", "pooling", own, "spatial_fc"])
+    grids = [stage[0].token_mixer.grid_size for stage in backbone.stages[2:]]
+    assert grids == [(3, 5), (7, 7)]
+
+
+def test_parts_are_given_by_name_by_dict_or_by_class():
+    from mmmetaformer.mixers import Pooling
+
+    for pooling in ("pooling", "Pooling", Pooling, dict(type=Pooling), dict(type="pooling")):
+        backbone = MetaFormer(TINY, token_mixers=pooling, norm_cfg="BN", act_cfg="ReLU")
+        block = backbone.stages[0][0]
+        names = [type(part).__name__ for part in (block.token_mixer, block.norm1, block.mlp.act)]
+        assert names == ["Pooling", "BatchNorm2d", "ReLU"]
+    nested = dict(type="sepconv", act_cfg="GELU", _scope_="mmdet")  # as mmengine marks merged dicts
+    mixer = MetaFormer(TINY, token_mixers=nested).stages[0][0].token_mixer
+    assert type(mixer.act1).__name__ == "GELU"
+
+
+def test_the_activation_reaches_both_mixers_of_a_block():
+    block = MetaFormer("convformer_s18", act_cfg="SiLU", out_indices=(0,)).stages[0][0]
+    assert type(block.token_mixer.act1).__name__ == type(block.mlp.act).__name__ == "SiLU"
+
+
+def test_no_scale_of_an_identity_path_that_is_not_there():
+    names = [n for n, _ in MetaFormer("caformer_s18", residual=(True, False)).named_parameters()]
+    assert any("res_scale1" in name for name in names)
+    assert not any("res_scale2" in name for name in names)

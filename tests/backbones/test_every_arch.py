@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmetaformer import MODELS, create_backbone, list_archs
+from mmmetaformer import create_backbone, list_archs
+from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
 
 SIZES = [(224, 224), (33, 65), (112, 137), (96, 320)]
@@ -22,15 +24,10 @@ def is_isotropic(name: str) -> bool:
 ISOTROPIC = [name for name in ARCHS if is_isotropic(name)]
 
 
-def build(name: str, **kwargs):
-    """Without initialisation, which the meta device does not need."""
-    return MODELS.get(FAMILIES[VARIANTS[name]["family"]]["backbone"])(name, **kwargs)
-
-
-def thin(name: str, **kwargs):
+def thin(name: str, make=build_backbone, **kwargs):
     """The network with one block per stage, the same in everything else."""
     depth = dict(depth=4) if is_isotropic(name) else dict(depths=[1, 1, 1, 1])
-    return create_backbone(name, **depth, **kwargs)
+    return make(name, **depth, **kwargs)
 
 
 def level_sizes(name: str, height: int, width: int) -> list[tuple[int, int]]:
@@ -48,7 +45,7 @@ def level_sizes(name: str, height: int, width: int) -> list[tuple[int, int]]:
 def test_channels_strides_and_sizes(name):
     """On the meta device, so that the largest network costs nothing."""
     with torch.device("meta"):
-        backbone = build(name)
+        backbone = build_backbone(name)
         assert backbone.out_strides == (4, 8, 16, 32)
         for size in SIZES:
             levels = backbone(torch.empty(2, 3, *size))
@@ -71,7 +68,7 @@ def test_plain_maps(name):
     """pyramid=None: four maps of the network's own stride."""
     stride = VARIANTS[name]["stem"]["patch_size"]
     with torch.device("meta"):
-        backbone = build(name, pyramid=None)
+        backbone = build_backbone(name, pyramid=None)
         levels = backbone(torch.empty(1, 3, 224, 137))
     assert backbone.out_strides == (stride,) * 4
     assert backbone.out_channels == (VARIANTS[name]["dim"],) * 4
@@ -109,20 +106,22 @@ def test_checkpointed_equals_plain(name, randomize):
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_freezing(name):
-    """frozen_stages=2: the stem and two stages stay as they are, the rest is trained."""
-    backbone = thin(name, frozen_stages=2)
-    frozen = {
-        name.rsplit(".", 1)[0] for name, p in backbone.named_parameters() if not p.requires_grad
-    }
-    trained = {name.rsplit(".", 1)[0] for name, p in backbone.named_parameters() if p.requires_grad}
-    first = (
-        *("stem.", "blocks.0.", "blocks.1."),
-        *("downsample_layers.0.", "downsample_layers.1.", "stages.0.", "stages.1."),
-        *("norm0.", "norm1."),
-    )
-    assert frozen and all(f"{module}.".startswith(first) for module in frozen)
-    assert trained and not any(f"{module}.".startswith(first) for module in trained)
-    assert all(not m.training for n, m in backbone.train().named_modules() if n in frozen)
+    """The stem and the first k stages, and nothing else; the pyramid never."""
+    for frozen in (-1, 0, 1, 2, 4):
+        with torch.device("meta"):
+            backbone = thin(name, frozen_stages=frozen)
+        for parameter_name, parameter in backbone.named_parameters():
+            stem = parameter_name.startswith(("stem.", "downsample_layers.0."))
+            found = re.search(r"^(?:norm|[a-z_]+\.)(\d+)\.", parameter_name)
+            stage = -1 if stem else int(found.group(1)) if found else 99
+            trained = stage >= frozen and not (stem and frozen >= 0)
+            assert parameter.requires_grad == trained, (frozen, parameter_name)
+        backbone.train()
+        assert all(
+            module.training == any(p.requires_grad for p in module.parameters(recurse=False))
+            for module in backbone.modules()
+            if list(module.parameters(recurse=False))
+        )
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -138,11 +137,24 @@ def test_norm_eval(name):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 @pytest.mark.parametrize("name", ARCHS)
-def test_autocast_is_finite(name, dtype):
-    """Forward and backward, as published weights are scaled: with the family's initialisation."""
-    backbone = thin(name).train()
+def test_autocast_is_finite(name, dtype, randomize):
+    """Forward and backward, one block per stage, weights that all count."""
+    backbone = randomize(thin(name)).train()
     with torch.autocast("cpu", dtype):
         levels = backbone(torch.randn(2, 3, 64, 96))
     assert all(level.isfinite().all() for level in levels)
     sum(level.float().square().mean() for level in levels).backward()
     assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize(
+    "name",
+    ["poolformer_s12", "metaformer_s12_ppaa", "metaformer_s12_ppff", "identityformer_s12",
+     "randformer_s12", "poolformerv2_s12", "convformer_s18", "caformer_s18", "mlp_mixer_s32"],
+)  # fmt: skip
+def test_autocast_at_full_depth_and_fresh(name, dtype):
+    backbone = create_backbone(name).train()
+    with torch.autocast("cpu", dtype):
+        levels = backbone(torch.randn(1, 3, 64, 96))
+    assert all(level.isfinite().all() and level.float().std() > 0 for level in levels)

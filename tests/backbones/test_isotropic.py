@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmmetaformer import ConvMixer, IsotropicMetaFormer, MetaFormer, MlpMixer, create_backbone
+from mmmetaformer.backbones.factory import build_backbone
+from mmmetaformer.weights.convert import convert
 
 TINY = dict(dim=16, depth=8, stem=dict(type="PatchEmbedding", patch_size=16))
 
@@ -30,7 +32,10 @@ def test_maps_are_taken_behind_quarters_of_the_blocks(randomize):
 @pytest.mark.parametrize(("depth", "ends"), [(4, [1, 2, 3, 4]), (7, [1, 3, 5, 7])])
 def test_depths_that_four_does_not_divide(depth, ends):
     backbone = mixer(depth=depth)
-    assert [end + 1 for end in backbone._ends] == ends and len(backbone.blocks) == depth
+    assert len(backbone.blocks) == depth
+    for end, index in zip(ends, range(4), strict=True):
+        # What is built ends with the block of the last level.
+        assert len(mixer(depth=depth, out_indices=index).blocks) == end
 
 
 @pytest.mark.parametrize("given", [(0, 1, 2, 3), (1, 2, 3), (-1,), 1, (3, 0)])
@@ -38,16 +43,7 @@ def test_out_indices(given, randomize):
     """Blocks behind the last level are not built; the others give the same maps."""
     everything = randomize(mixer()).eval()
     backbone = mixer(out_indices=given).eval()
-    state = {}
-    for name, value in everything.state_dict().items():
-        # Levels of the pyramid are counted in the order of emission.
-        parts = name.split(".")
-        if name.startswith("pyramid.levels."):
-            level = int(parts[2])
-            if level not in backbone.out_indices:
-                continue
-            parts[2] = str(backbone.out_indices.index(level))
-        state[".".join(parts)] = value
+    state = everything.state_dict()
     backbone.load_state_dict({k: v for k, v in state.items() if k in backbone.state_dict()})
     assert len(backbone.blocks) == 2 * (max(backbone.out_indices) + 1)
     norms = {name for name, _ in backbone.named_children() if name.startswith("norm")}
@@ -69,12 +65,12 @@ def test_pyramid_of_a_stride_of_16(randomize):
     plain.load_state_dict({k: v for k, v in state.items() if not k.startswith("pyramid")})
     x = torch.randn(2, 3, 64, 80)
     levels, maps = backbone(x), plain(x)
-    first = backbone.pyramid.levels[0]
+    first = backbone.pyramid.levels["0"]
     assert [type(layer).__name__ for layer in first] == [
         "ConvTranspose2d", "LayerNorm2d", "GELU", "ConvTranspose2d",
     ]  # fmt: skip
     torch.testing.assert_close(levels[0], first(maps[0]))
-    up = backbone.pyramid.levels[1][0]
+    up = backbone.pyramid.levels["1"][0]
     torch.testing.assert_close(levels[1], F.conv_transpose2d(maps[1], up.weight, up.bias, 2))
     torch.testing.assert_close(levels[2], maps[2])
     torch.testing.assert_close(levels[3], F.max_pool2d(maps[3], 2, ceil_mode=True))
@@ -90,12 +86,34 @@ def test_pyramid_of_a_stride_of_16(randomize):
         ("mlp_mixer_h14", 16, (320, 640, 1280, 1280)),
     ],
 )
-def test_strides_are_true_ones(name, stride, channels):
-    """A step of one position in the map is a step of ``stride`` pixels in the image."""
+def test_patches_and_channels(name, stride, channels):
     with torch.device("meta"):
-        backbone = (ConvMixer if "conv" in name else MlpMixer)(name, depth=4)
+        backbone = build_backbone(name, depth=4)
     assert backbone.stem.stride == stride
     assert backbone.out_channels == channels
+
+
+@pytest.mark.parametrize("patch_size", [7, 14, 16, 32])
+def test_strides_are_true_ones(patch_size, randomize):
+    """Moving the image by 32 pixels moves the levels by 8, 4, 2 and 1 positions, exactly."""
+    arch = dict(TINY, stem=dict(type="PatchEmbedding", patch_size=patch_size))
+    backbone = randomize(MlpMixer(arch, token_mixers="identity")).eval()
+    x = torch.randn(1, 3, 96, 128)
+    moved = backbone(x.roll(32, dims=-1))
+    for stride, level, after in zip(backbone.out_strides, backbone(x), moved, strict=True):
+        assert level.shape[2:] == (96 // stride, 128 // stride)
+        torch.testing.assert_close(after, level.roll(32 // stride, dims=-1))
+
+
+def test_whatever_is_emitted_keeps_its_names():
+    """A checkpoint of four levels loads into a backbone of three, each weight in its place."""
+    four, three = mixer(), mixer(out_indices=(3, 1, 2))
+    result = convert(four.state_dict(), three)
+    assert set(result.state_dict) == set(three.state_dict()) and result.new == []
+    assert all(name.startswith(("norm0", "pyramid.levels.0"))
+               for name in result.dropped["for outputs that are not emitted"])  # fmt: skip
+    up = "pyramid.levels.1.0.weight"
+    assert torch.equal(result.state_dict[up], four.state_dict()[up])
 
 
 def test_translation_by_one_stride_is_a_step_of_one_position(randomize):
@@ -141,7 +159,7 @@ def test_frozen_stages_leave_the_pyramid_alone():
     backbone = mixer(frozen_stages=4)
     trained = {name.split(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
     assert trained == {"pyramid"}
-    assert backbone.pyramid.levels[0][1].training
+    assert backbone.pyramid.levels["0"][1].training
 
 
 def test_convmixer_block_against_its_definition(randomize):
@@ -173,6 +191,9 @@ def test_one_activation_for_all_of_a_convmixer():
     assert activations(ConvMixer("768_32", dim=8, depth=4)) == [nn.ReLU] * 3
     assert activations(ConvMixer("768_32", dim=8, depth=4, act_cfg="GELU")) == [nn.GELU] * 3
     assert activations(ConvMixer("1024_20", dim=8, depth=4)) == [nn.GELU] * 3
+    own = dict(type="depthwise_act_norm", act_cfg="SiLU")
+    mixed = IsotropicMetaFormer("convmixer_1024_20", dim=8, depth=4, token_mixers=own)
+    assert activations(mixed) == [nn.GELU, nn.SiLU, nn.GELU]
 
 
 def test_a_hybrid_of_quarters():
@@ -194,6 +215,12 @@ def test_a_hybrid_of_quarters():
         (dict(residual=(True, 1)), ValueError, r"pair of them, got \(True, 1\)"),
         (dict(depths=[1, 1, 1, 1]), TypeError, r"\['depths'\].*'depth'"),
         (dict(pyramid=3), TypeError, "pyramid"),
+        (dict(pyramid=dict(type="ScalePyramid", in_stride=32)), ValueError, "follow from"),
+        (
+            dict(stem=dict(type="PatchEmbedding", patch_size=(7, 7))),
+            ValueError,
+            "patch_size of stem",
+        ),
         (dict(out_indices=4), ValueError, "0 to 3"),
         (dict(pretrain_size=0), ValueError, "pretrain_size"),
     ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmmetaformer import MODELS, list_archs
+from mmmetaformer import list_archs
+from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
 from mmmetaformer.engine.complexity import count_macs, count_parameters
 
@@ -49,12 +50,11 @@ AS_POOLFORMER = [
 
 def bare(name: str):
     """The published network up to its last stage."""
-    family = FAMILIES[VARIANTS[name]["family"]]
     options = dict(out_norm_cfg=None)
-    if family["structure"] == "isotropic":
+    if FAMILIES[VARIANTS[name]["family"]]["structure"] == "isotropic":
         options["pyramid"] = None
     with torch.device("meta"):
-        return MODELS.get(family["backbone"])(name, **options).eval()
+        return build_backbone(name, **options).eval()
 
 
 def decimals(value: float) -> int:

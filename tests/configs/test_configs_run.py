@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,33 +24,37 @@ PARAMETERS = {
     "poolformer/mask-rcnn_poolformer-s12_fpn_1x_coco.py": 31_570_608,
     "poolformer/mask-rcnn_poolformer-s24_fpn_1x_coco.py": 41_044_400,
     "poolformer/mask-rcnn_poolformer-s36_fpn_1x_coco.py": 50_518_192,
+    "poolformer/mask-rcnn_poolformer-m36_fpn_1x_coco.py": 75_678_768,
+    "poolformer/mask-rcnn_poolformer-m48_fpn_1x_coco.py": 92_979_696,
     "poolformer/poolformer-s12_fpn_8xb4-40k_ade20k-512x512.py": 15_669_846,
     "poolformer/poolformer-s24_fpn_8xb4-40k_ade20k-512x512.py": 25_143_638,
     "poolformer/poolformer-s36_fpn_8xb4-40k_ade20k-512x512.py": 34_617_430,
     "poolformer/poolformer-m36_fpn_8xb4-40k_ade20k-512x512.py": 59_778_006,
     "poolformer/poolformer-m48_fpn_8xb4-40k_ade20k-512x512.py": 77_078_934,
 }
-
-
-@pytest.fixture
-def build():
-    """A model from a config, without its pretrained weights; the default scope is put back."""
-    before = dict(DefaultScope._instance_dict)
-
-    def make(name: str):
-        cfg = Config.fromfile(ROOT / "configs" / name)
-        cfg.model.backbone.pop("init_cfg", None)
-        DefaultScope._instance_dict.clear()
-        init_default_scope(cfg.default_scope)
-        if cfg.default_scope == "mmdet":
-            from mmdet.registry import MODELS
-        else:
-            from mmseg.registry import MODELS
-        return cfg, MODELS.build(cfg.model)
-
-    yield make
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+# The same in millions, as precisely as they were noted down.
+MILLIONS = {
+    "convformer/mask-rcnn_convformer-s18_fpn_1x_coco.py": "43.84",
+    "convformer/mask-rcnn_convformer-s36_fpn_1x_coco.py": "57.07",
+    "convformer/mask-rcnn_convformer-m36_fpn_1x_coco.py": "73.64",
+    "convformer/convformer-s18_fpn_8xb4-40k_ade20k-512x512.py": "27.94",
+    "convformer/convformer-s36_fpn_8xb4-40k_ade20k-512x512.py": "41.17",
+    "convformer/convformer-m36_fpn_8xb4-40k_ade20k-512x512.py": "57.74",
+    "convformer/convformer-s18_upernet_8xb2-160k_ade20k-512x512.py": "54.16",
+    "convformer/convformer-s36_upernet_8xb2-160k_ade20k-512x512.py": "67.40",
+    "convformer/convformer-m36_upernet_8xb2-160k_ade20k-512x512.py": "84.55",
+    "convformer/convformer-b36_upernet_8xb2-160k_ade20k-512x512.py": "127.3",
+    "caformer/mask-rcnn_caformer-s18_fpn_1x_coco.py": "43.40",
+    "caformer/mask-rcnn_caformer-s36_fpn_1x_coco.py": "56.36",
+    "caformer/mask-rcnn_caformer-m36_fpn_1x_coco.py": "72.79",
+    "caformer/caformer-s18_fpn_8xb4-40k_ade20k-512x512.py": "27.50",
+    "caformer/caformer-s36_fpn_8xb4-40k_ade20k-512x512.py": "40.46",
+    "caformer/caformer-m36_fpn_8xb4-40k_ade20k-512x512.py": "56.89",
+    "caformer/caformer-s18_upernet_8xb2-160k_ade20k-512x512.py": "53.72",
+    "caformer/caformer-s36_upernet_8xb2-160k_ade20k-512x512.py": "66.68",
+    "caformer/caformer-m36_upernet_8xb2-160k_ade20k-512x512.py": "83.71",
+    "caformer/caformer-b36_upernet_8xb2-160k_ade20k-512x512.py": "126.1",
+}
 
 
 def detection_sample(height: int, width: int, classes: int):
@@ -89,25 +91,56 @@ def segmentation_sample(height: int, width: int, classes: int):
     return sample
 
 
+def count(name, build) -> int:
+    """Parameters of a model, built without memory for them."""
+    with torch.device("meta"):
+        _, model = build(name)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def propose_little(model) -> None:
+    """A few regions instead of 512 and 1000, whose heads cost more than most backbones."""
+    model.train_cfg.rpn_proposal.max_per_img = 50
+    model.roi_head.bbox_sampler.num = 16
+    model.rpn_head.test_cfg.max_per_img = 50
+    model.roi_head.test_cfg.max_per_img = 10
+
+
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_parameters(name, build):
-    _, model = build(name)
-    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    assert count(name, build) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", sorted(MILLIONS))
+def test_millions_of_parameters(name, build):
+    decimals = len(MILLIONS[name].partition(".")[2])
+    assert f"{count(name, build) / 1e6:.{decimals}f}" == MILLIONS[name]
 
 
 def test_every_published_config_has_its_count():
     assert {name for name in CONFIGS if name.startswith("poolformer/")} == set(PARAMETERS)
 
 
+@pytest.fixture
+def one_thread():
+    """Maps this small gain little from more, and threads that share a core wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
-def test_one_step(name, build):
+def test_one_step(name, build, one_thread):
     """Loss, gradients for every parameter, a prediction of the right form; at an odd size."""
     cfg, model = build(name)
     detection = cfg.default_scope == "mmdet"
     height, width = (72, 104) if detection else (96, 96)
     if detection:
         head = cfg.model.get("bbox_head") or cfg.model.roi_head.bbox_head
+        if "roi_head" in cfg.model:
+            propose_little(model)
         sample = detection_sample(height, width, head.num_classes)
     else:
         # Images of another size than the crop would be padded to it.

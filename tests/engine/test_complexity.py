@@ -30,11 +30,9 @@ def test_saved_bytes_count_a_storage_once_and_no_parameters():
     linear = nn.Linear(8, 8)
     x = torch.randn(4, 8, requires_grad=True)
     with saved_for_backward() as saved:
-        y = linear(x)
-        (y.exp() * y.view(8, 4).T.reshape(4, 8)).sum()
-    # x, y (seen through views and copies) and what exp and the product keep.
-    assert saved.total() - saved.total(exclude=linear) == 8 * 8 * 4
-    assert saved.total(exclude=linear) % (4 * 8 * 4) == 0
+        linear(x)
+    assert saved.total() == 4 * 8 * 4 + 8 * 8 * 4  # x and the weight
+    assert saved.total(exclude=linear) == 4 * 8 * 4
 
     with saved_for_backward() as saved:
         view = x.sigmoid()

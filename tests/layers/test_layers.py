@@ -9,6 +9,7 @@ from torch import nn
 from mmmetaformer.layers import (
     ChannelScale,
     ConvDownsampling,
+    LayerNorm2d,
     PositionEmbedding,
     ScalePyramid,
     build_activation,
@@ -79,6 +80,24 @@ def test_optimisers_find_the_norms():
     """mmengine's ``norm_decay_mult`` asks for torch's classes."""
     for kind in ("LN2d", "MLN"):
         assert isinstance(build_norm(dict(type=kind), 4), nn.LayerNorm | nn.GroupNorm)
+
+
+@pytest.mark.parametrize("kind", ["LN2d", "mmmetaformer.LN2d", LayerNorm2d])
+def test_a_norm_has_one_epsilon_however_it_is_spelt(kind):
+    assert build_norm(dict(type=kind), 4).eps == 1e-6
+
+
+def test_a_norm_over_the_width_is_refused():
+    with pytest.raises(ValueError, match="'LN' would normalise over the width.*'LN2d'"):
+        build_norm(dict(type="LN"), 4)
+
+
+def test_checkpointing_compiles():
+    """Without running statistics it is torch's own, which torch.compile understands."""
+    block = nn.Sequential(nn.Conv2d(2, 2, 1), nn.GELU())
+    compiled = torch.compile(lambda x: checkpoint_block(block, x), backend="eager")
+    x = torch.randn(1, 2, 3, 3)
+    torch.testing.assert_close(compiled(x), block(x))
 
 
 @pytest.mark.parametrize("kind", ["LM2d", "Batch"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmmetaformer.mixers import DepthwiseConv, Fourier, SepConv
+from mmmetaformer.mixers import DepthwiseActNorm, DepthwiseConv, Fourier, SepConv
 
 
 def test_depthwise(randomize):
@@ -22,9 +22,12 @@ def test_depthwise(randomize):
 
 
 def test_depthwise_with_activation_and_norm(randomize):
-    mixer = randomize(DepthwiseConv(4, act_cfg=dict(type="ReLU"), norm_cfg=dict(type="BN")))
+    mixer = randomize(DepthwiseActNorm(4, kernel_size=3, act_cfg=dict(type="ReLU"))).train()
     x = torch.randn(2, 4, 6, 9)
-    torch.testing.assert_close(mixer(x), mixer.norm(F.relu(mixer.conv(x))))
+    y = F.conv2d(x, mixer.conv.weight, mixer.conv.bias, padding=1, groups=4).clamp(min=0)
+    mean, var = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), keepdim=True, correction=0)
+    weight, bias = mixer.norm.weight.view(-1, 1, 1), mixer.norm.bias.view(-1, 1, 1)
+    torch.testing.assert_close(mixer(x), (y - mean) / (var + 1e-5).sqrt() * weight + bias)
 
 
 def test_sepconv(randomize):
@@ -49,7 +52,7 @@ def test_wrong_kernel_size(cls, kernel_size):
         cls(4, kernel_size=kernel_size)
 
 
-def dft(x: list[complex], inverse: bool = False) -> list[complex]:
+def dft(x: list[complex]) -> list[complex]:
     """The definition of the discrete transform, with orthonormal scaling."""
     n = len(x)
     return [

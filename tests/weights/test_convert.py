@@ -1,4 +1,4 @@
-"""State dicts in the published layouts, built by formula from the layouts themselves."""
+"""Every tensor of a published file finds its place, and a file that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -7,147 +7,217 @@ import re
 import pytest
 import torch
 
-from mmmetaformer import convert_state_dict, create_backbone, list_archs
+from mmmetaformer import MetaFormer, PoolFormer, convert_state_dict
 from mmmetaformer.weights import WeightsError
 from mmmetaformer.weights.convert import convert
 
-ARCH = "poolformer_s12"
-CLASSIFIER = {"norm.weight": (512,), "norm.bias": (512,), "head.weight": (1000, 512),
-              "head.bias": (1000,)}  # fmt: skip
+
+def refusal(state, backbone) -> str:
+    """Why a state dict is refused."""
+    with pytest.raises(WeightsError) as error:
+        convert_state_dict(state, backbone)
+    return str(error.value)
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return create_backbone(ARCH)
-
-
-def to_published(name: str) -> str:
-    """From our names to those of PoolFormer's release; written independently of the converter."""
-    name = re.sub(r"^stages\.(\d)\.", lambda m: f"network.{2 * int(m[1])}.", name)
-    name = re.sub(r"^downsample_layers\.0\.conv", "patch_embed.proj", name)
-    name = re.sub(
-        r"^downsample_layers\.(\d)\.conv", lambda m: f"network.{2 * int(m[1]) - 1}.proj", name
-    )
-    name = re.sub(r"layer_scale(\d)\.scale", r"layer_scale_\1", name)
-    return re.sub(r"^norm(\d)", lambda m: f"norm{2 * int(m[1])}", name)
-
-
-def to_timm(name: str) -> str:
-    name = name.replace("downsample_layers.0.conv", "stem.conv")
-    name = re.sub(r"^downsample_layers\.(\d)\.conv", r"stages.\1.downsample.conv", name)
-    return re.sub(r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2.", name)
-
-
-def source(rename, *, out_norms: bool, extra: dict | None = None) -> dict[str, torch.Tensor]:
-    reference = create_backbone(ARCH)
-    generator = torch.Generator().manual_seed(0)
-    own = {
-        name: torch.randn(value.shape, generator=generator)
-        for name, value in reference.state_dict().items()
-        if out_norms or not name.startswith("norm")
+def test_every_tensor_finds_its_place(published):
+    backbone, state, names = published.build(), published.state(), published.names()
+    expected = backbone.state_dict()
+    result = convert(state, backbone)
+    assert (result.layout, result.prefix) == (published.layout, published.prefix)
+    # Exactly what the file lacks is missing, and exactly the classifier and the rest of the
+    # detector is left over.
+    assert set(result.state_dict) == set(names.values())
+    assert set(expected) - set(result.state_dict) == published.new == set(result.new)
+    assert {reason: set(dropped) for reason, dropped in result.dropped.items()} == {
+        reason: set(dropped)
+        for reason, dropped in {
+            "classifier": [published.prefix + name for name in published.classifier],
+            "outside of the backbone": published.beside,
+        }.items()
+        if dropped
     }
-    state = {rename(name): value for name, value in own.items()}
-    state |= {name: torch.zeros(shape) for name, shape in (extra or {}).items()}
-    return state
+    # Equal to the source, tensor by tensor.
+    for name, own in names.items():
+        assert torch.equal(result.state_dict[own], state[name].reshape(expected[own].shape)), name
+    backbone.load_state_dict(expected | result.state_dict, strict=True)
 
 
-LAYOUTS = {
-    "published": source(to_published, out_norms=False, extra=CLASSIFIER),
-    "published detector's": source(to_published, out_norms=True),
-    "timm": source(
-        to_timm,
-        out_norms=False,
-        extra={"head.norm.weight": (512,), "head.norm.bias": (512,), "head.fc.weight": (1000, 512),
-               "head.fc.bias": (1000,)},
-    ),
-    "our own": source(str, out_norms=True),
-}  # fmt: skip
+def test_the_hybrids_embedding_is_an_entry_of_network(checkpoints):
+    """It shifts what is behind it."""
+    names = checkpoints["metaformer ppaa"].names()
+    state = checkpoints["metaformer ppaa"].state()
+    converted = convert_state_dict(state, checkpoints["metaformer ppaa"].build())
+    for name, own in {
+        "network.3.proj.weight": "downsample_layers.2.conv.weight",
+        "network.4.pos_embed": "pos_embeds.2.pos_embed",
+        "network.5.1.token_mixer.qkv.weight": "stages.2.1.token_mixer.qkv.weight",
+        "network.6.proj.weight": "downsample_layers.3.conv.weight",
+        "network.7.0.token_mixer.proj.bias": "stages.3.0.token_mixer.proj.bias",
+    }.items():
+        assert names[name] == own
+        assert torch.equal(converted[own], state[name])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_tensor_finds_its_place(layout, backbone):
-    state = LAYOUTS[layout]
-    converted = convert_state_dict(state, backbone)
-    expected = set(backbone.state_dict())
-    missing = expected - set(converted)
-    has_norms = any(re.match(r"norm\d", name) for name in state)
-    assert missing == (set() if has_norms else {n for n in expected if n.startswith("norm")})
-    assert set(converted) <= expected
-    # Equal to the source, tensor by tensor, through names derived the other way round.
-    rename = {"timm": to_timm, "our own": str}.get(layout, to_published)
-    for name, tensor in converted.items():
-        assert torch.equal(tensor, state[rename(name)]), name
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"),
+    [
+        ("", "state_dict"),
+        ("module.", "model"),
+        ("backbone.", None),
+        ("module.backbone.", "ema_state_dict"),
+        ("_orig_mod.", "model_state_dict"),
+    ],
+)
+def test_wrappers_and_prefixes(published, prefix, wrapper):
+    backbone = published.build()
+    plain = convert_state_dict(published.state(), backbone)
+    state = {prefix + name: tensor for name, tensor in published.state().items()}
+    result = convert(state if wrapper is None else {wrapper: state, "epoch": 3}, backbone)
+    assert result.prefix == prefix + published.prefix
+    assert set(result.state_dict) == set(plain)
+    assert all(torch.equal(result.state_dict[name], plain[name]) for name in plain)
 
 
-def test_mmpretrain_norm6_is_the_last_output_norm(backbone):
-    """Its classifier is ``backbone.`` with the classifier's norm as the output of stage 3."""
-    state = source(to_published, out_norms=False)
-    state |= {"norm6.weight": torch.rand(512), "norm6.bias": torch.rand(512)}
-    wrapped = {f"backbone.{name}": tensor for name, tensor in state.items()}
-    wrapped |= {"head.fc.weight": torch.zeros(1000, 512), "head.fc.bias": torch.zeros(1000)}
-    result = convert(dict(state_dict=wrapped, meta=dict(epoch=300)), backbone)
-    assert result.prefix == "backbone."
-    assert torch.equal(result.state_dict["norm3.weight"], state["norm6.weight"])
-    assert set(result.new) == {f"norm{i}.{k}" for i in range(3) for k in ("weight", "bias")}
-    assert set(result.dropped) == {"outside of the backbone"}
+def test_wrappers_within_wrappers(checkpoints):
+    published = checkpoints["poolformer"]
+    state = dict(state_dict=dict(model=published.state()), model_ema={"x": torch.zeros(1)})
+    converted = convert_state_dict(state, published.build())
+    stem = published.state()["patch_embed.proj.weight"]
+    assert torch.equal(converted["downsample_layers.0.conv.weight"], stem)
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "ema_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "_orig_mod."])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_wrappers_and_prefixes(layout, prefix, wrapper, backbone):
-    state = {prefix + name: tensor for name, tensor in LAYOUTS[layout].items()}
-    state = state if wrapper is None else {wrapper: state, "epoch": 3}
-    plain = convert_state_dict(LAYOUTS[layout], backbone)
-    converted = convert_state_dict(state, backbone)
-    assert set(converted) == set(plain)
+def test_linear_weights_and_1x1_convolutions_are_the_same(checkpoints):
+    """Both ways: the release has linear layers where we have convolutions, and attention is
+    linear with us."""
+    published = checkpoints["caformer"]
+    backbone, state = published.build(), published.state()
+    plain = convert_state_dict(state, backbone)
+    assert state["stages.3.0.mlp.fc1.weight"].shape == (256, 64)
+    assert plain["stages.3.0.mlp.fc1.weight"].shape == (256, 64, 1, 1)
+    as_conv = {
+        name: tensor[..., None, None] if tensor.ndim == 2 else tensor
+        for name, tensor in state.items()
+    }
+    assert as_conv["stages.3.0.token_mixer.qkv.weight"].shape == (192, 64, 1, 1)
+    converted = convert_state_dict(as_conv, backbone)
+    assert converted["stages.3.0.token_mixer.qkv.weight"].shape == (192, 64)
     assert all(torch.equal(converted[name], plain[name]) for name in plain)
 
 
-def test_fewer_stages_take_what_they_have():
-    small = create_backbone(ARCH, out_indices=(0, 1))
-    result = convert(LAYOUTS["published detector's"], small)
-    assert set(result.state_dict) == set(small.state_dict())
-    assert result.new == []
-    dropped = result.dropped["stage behind the last emitted one"]
-    assert all(name.startswith(("network.3", "network.4", "network.5", "network.6"))
-               for name in dropped)  # fmt: skip
-    assert len(result.dropped["output norm of a stage that has none"]) == 4
+def test_half_precision_files_are_kept_as_they_are(checkpoints):
+    published = checkpoints["poolformer"]
+    backbone = published.build()
+    state = {name: tensor.half() for name, tensor in published.state().items()}
+    converted = convert_state_dict(state, backbone)
+    backbone.load_state_dict(converted, strict=False)
+    weight = backbone.downsample_layers[0].conv.weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, state["patch_embed.proj.weight"].float())
 
 
-def test_half_precision_files_are_kept_as_they_are(backbone):
-    state = {name: tensor.half() for name, tensor in LAYOUTS["published"].items()}
-    backbone.load_state_dict(convert_state_dict(state, backbone), strict=False)
-    assert backbone.downsample_layers[0].conv.weight.dtype == torch.float32
+# ---------------------------------------------------------------- what does not fit
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_missing_renamed_reshaped_and_added_keys_are_refused(layout, backbone):
-    state = LAYOUTS[layout]
-    victim = next(name for name in state if name.endswith("mlp.fc2.weight"))
-    without = {name: tensor for name, tensor in state.items() if name != victim}
-    with pytest.raises(WeightsError, match=r"1 missing: stages\.0\.0\.mlp\.fc2\.weight"):
-        convert_state_dict(without, backbone)
-    renamed = victim.replace("fc2", "fc3")
-    with pytest.raises(WeightsError, match=f"1 unexpected: {re.escape(renamed)}"):
-        convert_state_dict({**without, renamed: state[victim]}, backbone)
-    with pytest.raises(WeightsError, match=r"1 of another shape: .*\(64, 128, 1, 1\)"):
-        convert_state_dict({**state, victim: torch.zeros(64, 128, 1, 1)}, backbone)
-    added = victim.replace("fc2", "extra")
-    with pytest.raises(WeightsError, match=f"unexpected: {re.escape(added)}"):
-        convert_state_dict({**state, added: torch.zeros(1)}, backbone)
+def body(published) -> dict[str, str]:
+    """The names of all but what dense prediction adds."""
+    outputs = re.compile(r"(backbone\.)?(norm\d|pyramid)\..+")
+    return {name: own for name, own in published.names().items() if not outputs.fullmatch(name)}
 
 
-def test_a_deeper_network_does_not_load_into_a_shallower_one(backbone):
-    deep = create_backbone("poolformer_s24", out_norm_cfg=None)
-    state = {to_published(name): value for name, value in deep.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"unexpected: .*network\.0\.2\."):
-        convert_state_dict(state, backbone)
+def test_each_missing_key_is_named(published):
+    backbone, state, names = published.build(), published.state(), body(published)
+    messages = {
+        name: refusal({k: v for k, v in state.items() if k != name}, backbone) for name in names
+    }
+    unknown = {name for name, message in messages.items() if "unknown layout" in message}
+    assert unknown == published.marks
+    assert len(messages.keys() - unknown) > 40
+    for name in messages.keys() - unknown:
+        assert re.search(f": 1 missing: {re.escape(names[name])}$", messages[name])
 
 
-def test_a_shallower_network_does_not_load_into_a_deeper_one():
-    with pytest.raises(WeightsError, match=r"missing: stages\.0\.2\."):
-        convert_state_dict(LAYOUTS["published"], create_backbone("poolformer_s24"))
+def test_each_renamed_key_is_named(published):
+    backbone, state, names = published.build(), published.state(), body(published)
+    assert len(names.keys() - published.marks) > 40
+    for name in names.keys() - published.marks:
+        renamed = {k: v for k, v in state.items() if k != name} | {f"{name}_x": state[name]}
+        expected = f": 1 missing: {names[name]}; 1 unexpected: {name}_x"
+        assert refusal(renamed, backbone).endswith(expected)
+
+
+def test_each_reshaped_tensor_is_named(published):
+    """Also with the same number of elements, and if torch would broadcast it."""
+    backbone, state = published.build(), published.state()
+    expected = backbone.state_dict()
+    for name, own in published.names().items():
+        for other in (state[name][None], state[name].flatten()[:-1]):
+            message = refusal({**state, name: other}, backbone)
+            assert message.endswith(
+                f"1 of another shape: {name} is {tuple(other.shape)}, the backbone's {own} "
+                f"{tuple(expected[own].shape)}"
+            )
+
+
+def test_added_keys_are_named(published):
+    """One in each layer of the network."""
+    backbone, state = published.build(), published.state()
+    layers = {name.rpartition(".")[0] for name in body(published)}
+    assert len(layers) > 20
+    for layer in layers:
+        message = refusal({**state, f"{layer}.extra": torch.zeros(1)}, backbone)
+        assert message.endswith(f": 1 unexpected: {layer}.extra")
+
+
+def test_a_deeper_network_does_not_load_into_a_shallower_one(published):
+    extra = published.names(deeper=1).keys() - published.names().keys()
+    message = refusal(published.state(deeper=1), published.build())
+    assert f": {len(extra)} unexpected: " in message
+    assert re.search(r"unexpected: (.*?)(; | \.\.\.)", message)[1] in extra
+
+
+def test_a_shallower_network_does_not_load_into_a_deeper_one(published):
+    extra = set(published.names(deeper=1).values()) - set(published.names().values())
+    message = refusal(published.state(), published.build(deeper=1))
+    assert f": {len(extra)} missing: " in message
+    assert re.search(r"missing: (.*?)(; | \.\.\.)", message)[1] in extra
+
+
+@pytest.mark.parametrize(
+    ("weights_of", "network", "message"),
+    [
+        ("metaformer pppa", "metaformer ppaa", r"missing: .*unexpected: network\.6\.pos_embed"),
+        ("metaformer pppa", "poolformer", r"unexpected: .*network\.6\.pos_embed.*network\.7\.0"),
+        ("metaformer pppf", "metaformer ppff", r"missing: stages\.2\.0\.token_mixer\.fc\.weight"),
+        ("poolformer", "poolformerv2", r"missing: downsample_layers\.0\.post_norm\.weight"),
+        ("convformer", "caformer", r"missing: stages\.2\.0\.token_mixer\.qkv\.weight"),
+        ("caformer timm", "convformer", r"missing: stages\.2\.0\.token_mixer\.pwconv1\.weight"),
+        ("identityformer", "randformer", r"missing: stages\.2\.0\.token_mixer\.random_matrix"),
+        ("mixer timm", "convmixer", r"stem\.proj\.weight is \(16, 3, 16, 16\)"),
+        ("convmixer", "mixer timm", r"0\.weight is \(16, 3, 7, 7\)"),
+        ("mixer own", "poolformer", r"unexpected: backbone\.stem\.conv\.weight"),
+        ("poolformer", "mixer own", r"unexpected: patch_embed\.proj\.weight"),
+    ],
+)
+def test_weights_of_another_network_are_refused(weights_of, network, message, checkpoints):
+    backbone = checkpoints[network].build()
+    assert re.search(message, refusal(checkpoints[weights_of].state(), backbone))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("metaformer pppa", "network.6.pos_embed"),
+        ("metaformer ppff", "network.4.0.token_mixer.fc.weight"),
+        ("randformer", "stages.3.0.token_mixer.random_matrix"),
+        ("mixer timm", "blocks.0.mlp_tokens.fc1.weight"),
+    ],
+)
+def test_weights_of_another_grid_are_refused(name, tensor, checkpoints):
+    """What belongs to positions is not resized in silence."""
+    published = checkpoints[name]
+    wider = [2 * side for side in published.state()[tensor].shape]
+    message = refusal({**published.state(), tensor: torch.zeros(wider)}, published.build())
+    assert f"1 of another shape: {tensor} is {tuple(wider)}" in message
 
 
 @pytest.mark.parametrize(
@@ -157,55 +227,106 @@ def test_a_shallower_network_does_not_load_into_a_deeper_one():
         ([1, 2], "got list"),
         (dict(state_dict=dict(a=1)), "no tensors"),
         ({"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}, "unknown layout.*conv1"),
-        ({f"{p}.{k}": v for p in ("teacher", "student")
-          for k, v in LAYOUTS["published"].items()}, "several networks.*teacher"),
     ],
-)  # fmt: skip
-def test_what_is_not_weights_of_this_family(state, message, backbone):
-    with pytest.raises(WeightsError, match=message):
-        convert_state_dict(state, backbone)
+)
+def test_what_is_not_weights_of_this_family(state, message):
+    backbone = MetaFormer(dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8]))
+    assert re.search(message, refusal(state, backbone))
 
 
-def test_a_named_prefix_picks_one_of_several(backbone):
+def test_a_named_prefix_picks_one_of_several(published):
+    backbone, plain = published.build(), published.state()
+    # Whole numbers, for BatchNorm's count is one.
     state = {
         f"{prefix}.{name}": value + (prefix == "student")
         for prefix in ("teacher", "student")
-        for name, value in LAYOUTS["published"].items()
+        for name, value in plain.items()
     }
-    converted = convert(state, backbone, prefix="student.").state_dict
-    plain = LAYOUTS["published"]["patch_embed.proj.weight"]
-    assert torch.equal(converted["downsample_layers.0.conv.weight"], plain + 1)
-    without_dot = convert(state, backbone, prefix="student").state_dict
-    assert torch.equal(without_dot["downsample_layers.0.conv.weight"], plain + 1)
-    with pytest.raises(WeightsError, match="under the prefix 'nobody.'"):
-        convert(state, backbone, prefix="nobody.")  # fmt: skip
+    assert re.search("several networks.*'student.*'teacher", refusal(state, backbone))
+    prefix = "student." + published.prefix
+    first = next(iter(published.names()))
+    for given in (prefix, prefix.removesuffix(".")):
+        result = convert(state, backbone, prefix=given)
+        assert result.prefix == prefix
+        assert torch.equal(result.state_dict[published.names()[first]], plain[first] + 1)
+        assert len(result.dropped["outside of the backbone"]) == len(plain) + len(published.beside)
+    with pytest.raises(WeightsError, match=r"unknown layout under the prefix 'nobody\.'"):
+        convert(state, backbone, prefix="nobody.")
 
 
-@pytest.mark.parametrize("name", list_archs("poolformer_*"))
-def test_timm_gives_the_same_features(name, randomize):
-    """The whole way for every size: timm's own weights, converted, at an odd size."""
-    timm = pytest.importorskip("timm")
-    theirs = randomize(timm.create_model(name)).eval()
-    ours = create_backbone(name, out_norm_cfg=None).eval()
-    ours.load_state_dict(convert_state_dict(theirs.state_dict(), ours))
-    x = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(0))
-    levels = []
-    with torch.no_grad():
-        y = theirs.stem(x)
-        for stage in theirs.stages:
-            y = stage(y)
-            levels.append(y)
-        for level, expected in zip(ours(x), levels, strict=True):
-            assert float((level - expected).abs().max() / expected.std()) < 1e-4
+def test_a_network_without_channel_mixers_takes_its_own_checkpoint(checkpoints):
+    backbone = checkpoints["mixer own"].build(channel_mixers=None)
+    state = backbone.state_dict()
+    assert convert(state, backbone).state_dict.keys() == state.keys()
 
 
-def test_mmpretrain_gives_the_same_features(randomize):
-    models = pytest.importorskip("mmpretrain.models")
-    theirs = randomize(models.PoolFormer("s12", out_indices=(0, 2, 4, 6), frozen_stages=-1))
-    theirs.train(False)  # returns None there
-    ours = create_backbone(ARCH).eval()
-    ours.load_state_dict(convert_state_dict(theirs.state_dict(), ours))
-    x = torch.randn(1, 3, 65, 97, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for level, expected in zip(ours(x), theirs(x), strict=True):
-            assert float((level - expected).abs().max() / expected.std()) < 1e-4
+def test_two_names_for_one_parameter_are_refused(checkpoints):
+    """Without the first downsampling, stage 1 is taken for stage 0; if all stages are as wide,
+    nothing else tells."""
+    sizes = dict(depths=[1] * 4, dims=[8] * 4)
+    block = {
+        "norm1.weight": (8,), "norm1.bias": (8,), "norm2.weight": (8,), "norm2.bias": (8,),
+        "layer_scale_1": (8,), "layer_scale_2": (8,), "mlp.fc1.weight": (32, 8, 1, 1),
+        "mlp.fc1.bias": (32,), "mlp.fc2.weight": (8, 32, 1, 1), "mlp.fc2.bias": (8,),
+    }  # fmt: skip
+    state = {
+        f"network.{i}.0.{name}": torch.rand(s) for i in (0, 2, 4, 6) for name, s in block.items()
+    }
+    for name, size in {"patch_embed": 7, "network.1": 3, "network.3": 3, "network.5": 3}.items():
+        channels = 3 if name == "patch_embed" else 8
+        state[f"{name}.proj.weight"] = torch.rand(8, channels, size, size)
+        state[f"{name}.proj.bias"] = torch.rand(8)
+    backbone = PoolFormer(sizes, out_norm_cfg=None, out_indices=(0, 1, 2))
+    assert convert(state, backbone).state_dict.keys() == backbone.state_dict().keys()
+    del state["network.1.proj.weight"], state["network.1.proj.bias"]
+    with pytest.raises(WeightsError, match=r"network\.2\.0"):
+        convert(state, backbone)
+
+
+@pytest.mark.parametrize("entry", ["network.5", "network.6"])
+def test_an_added_key_does_not_change_what_an_entry_is(entry, checkpoints):
+    """A downsampling and an embedding stay what they are, and the rest keeps its stage."""
+    published = checkpoints["metaformer pppa"]
+    state = published.state() | {f"{entry}.extra": torch.zeros(1)}
+    assert refusal(state, published.build()).endswith(f": 1 unexpected: {entry}.extra")
+
+
+# ---------------------------------------------------------------- parts that were replaced
+
+
+@pytest.mark.parametrize("new", ["token_mixer", ["token_mixer"], [r"stages\.\d+\.\d+\.token_m"]])
+def test_replaced_mixers_start_anew(new, checkpoints):
+    published = checkpoints["caformer"]
+    backbone, state = published.build(token_mixers="random_matrix"), published.state()
+    assert "missing" in refusal(state, backbone)
+    result = convert(state, backbone, new=new)
+    mixers = {name for name in published.names() if "token_mixer" in name}
+    assert set(result.dropped["declared new"]) == mixers
+    own = {name for name in backbone.state_dict() if "token_mixer" in name}
+    assert set(result.new) == own and len(own) == 5
+    assert set(result.state_dict) == set(backbone.state_dict()) - own
+
+
+def test_only_what_is_declared_starts_anew(checkpoints):
+    """Stage 3 has another mixer; the attention of stage 2 is loaded, and must be there."""
+    published = checkpoints["caformer"]
+    mixers = ["sepconv", "sepconv", "attention", "random_matrix"]
+    backbone, state = published.build(token_mixers=mixers), published.state()
+    new = [r"stages\.3\.\d+\.token_mixer"]
+    result = convert(state, backbone, new=new)
+    assert result.new == ["stages.3.0.token_mixer.random_matrix"]
+    dropped = [f"stages.3.0.token_mixer.{name}.weight" for name in ("qkv", "proj")]
+    assert result.dropped["declared new"] == dropped
+    del state["stages.2.0.token_mixer.qkv.weight"]
+    with pytest.raises(WeightsError, match=r"1 missing: stages\.2\.0\.token_mixer\.qkv\.weight$"):
+        convert(state, backbone, new=new)
+
+
+def test_declared_new_may_have_another_shape(checkpoints):
+    """Another grid: the token MLPs start anew, and nothing of the file's is in them."""
+    published = checkpoints["mixer timm"]
+    backbone = published.build(token_mixers=dict(type="token_mlp", grid_size=3))
+    assert "of another shape" in refusal(published.state(), backbone)
+    result = convert(published.state(), backbone, new=["token_mixer"])
+    assert not [name for name in result.state_dict if "token_mixer" in name]
+    assert "blocks.5.mlp.fc2.weight" in result.state_dict

@@ -44,7 +44,32 @@ def test_report_says_what_became_of_every_key(tmp_path, weights, caplog):
     assert report.conversion.dropped == {"classifier": ["head.weight"]}
     text = str(report)
     assert f"loaded {len(kept)} tensors" in text and "mmmetaformer layout" in text
-    assert "norm1.weight, norm1.bias" in text and "classifier: 1 (head.weight)" in text
+    assert "missing, newly initialised: norm1.weight, norm1.bias" in text
+    assert "classifier: 1 (head.weight)" in text
+
+
+@pytest.mark.parametrize("name", ["metaformer ppaa", "caformer timm", "convmixer", "mixer timm"])
+def test_published_files_of_other_families(name, tmp_path, checkpoints):
+    published = checkpoints[name]
+    torch.save(published.state(), tmp_path / "w.pth")
+    backbone = published.build(init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "w.pth")))
+    backbone.init_weights()
+    loaded = backbone.state_dict()
+    for key, own in published.names().items():
+        assert torch.equal(loaded[own], published.state()[key].view(loaded[own].shape)), own
+
+
+def test_replaced_parts_are_named(file, weights):
+    """The message says how, and then all else is loaded."""
+    cfg = dict(type="Pretrained", checkpoint=str(file))
+    arch = dict(TINY, token_mixers="depthwise")
+    with pytest.raises(WeightsError, match=r"8 missing: .*new=\['token_mixer'\]\)"):
+        MetaFormer(arch, init_cfg=cfg).init_weights()
+    backbone = MetaFormer(arch, init_cfg=dict(cfg, new=["token_mixer"]))
+    backbone.init_weights()
+    loaded = backbone.state_dict()
+    assert len(loaded) == len(weights) + 8
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
 
 
 def test_inside_a_detector(file, weights):
@@ -94,7 +119,7 @@ def test_init_cfg_raises_too(kind, tmp_path):
 def test_other_options_of_pretrained_are_refused(options, file):
     cfg = dict(type="Pretrained", checkpoint=str(file)) | options
     cfg = {key: value for key, value in cfg.items() if value is not None}
-    with pytest.raises(ValueError, match="takes checkpoint and prefix"):
+    with pytest.raises(ValueError, match="takes checkpoint, prefix and new"):
         MetaFormer(TINY, init_cfg=cfg).init_weights()
 
 
