@@ -148,15 +148,31 @@ def test_each_level_takes_its_own_part_of_a_pyramid(out_indices, checkpoints, ra
         torch.testing.assert_close(level, expected[index])
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [("mixer own", "backbone.pyramid.levels.0.3.weight"), ("mixer own", "backbone.norm2.bias"),
-     ("caformer own", "backbone.norm2.bias"), ("poolformer detector", "backbone.norm4.bias")],
-)  # fmt: skip
-def test_renamed_keys_of_emitted_outputs_are_refused(name, key, checkpoints):
-    """The file has this norm and this pyramid: a part of them cannot be left at random."""
+PARTS_OF_OUTPUTS = pytest.mark.parametrize(
+    ("name", "key", "own"),
+    [
+        ("mixer own", "backbone.pyramid.levels.0.3.weight", "pyramid.levels.0.3.weight"),
+        ("mixer own", "backbone.norm2.bias", "norm2.bias"),
+        ("caformer own", "backbone.norm2.bias", "norm2.bias"),
+        ("poolformer detector", "backbone.norm4.bias", "norm2.bias"),
+    ],
+)
+
+
+@PARTS_OF_OUTPUTS
+def test_half_of_an_output_is_refused(name, key, own, checkpoints):
+    """The file has this norm or level: the rest of it cannot be left at random."""
+    published = checkpoints[name]
+    state = published.state()
+    del state[key]
+    with pytest.raises(ValueError, match=f": 1 missing: {own}$"):
+        convert(state, published.build())
+
+
+@PARTS_OF_OUTPUTS
+def test_renamed_keys_of_emitted_outputs_are_refused(name, key, own, checkpoints):
     published = checkpoints[name]
     state = published.state()
     state[f"{key}_x"] = state.pop(key)
-    with pytest.raises(ValueError, match=f"unexpected: {key}_x"):
+    with pytest.raises(ValueError, match=f": 1 missing: {own}; 1 unexpected: {key}_x$"):
         convert(state, published.build())

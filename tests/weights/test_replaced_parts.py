@@ -52,9 +52,4 @@ def test_what_is_declared_new_is_not_taken_from_the_source(checkpoint):
 def test_other_losses_still_stop_it(checkpoint):
     narrow = dict(type="mlp", ratio=2)
     with pytest.raises(WeightsError, match="of another shape"):
-        load(
-            checkpoint,
-            ["token_mixer"],
-            token_mixers=HYBRID,
-            channel_mixers=dict(type="mlp", ratio=2),
-        )
+        load(checkpoint, ["token_mixer"], token_mixers=HYBRID, channel_mixers=narrow)
