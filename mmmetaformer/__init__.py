@@ -16,6 +16,7 @@ _PUBLIC = {
     "CAFormer": "backbones",
     "ConvFormer": "backbones",
     "ConvMixer": "backbones",
+    "FFNet": "backbones",
     "IdentityFormer": "backbones",
     "IsotropicMetaFormer": "backbones",
     "MetaFormer": "backbones",
@@ -26,6 +27,7 @@ _PUBLIC = {
     "convert_state_dict": "weights",
     "create_backbone": "backbones",
     "list_archs": "backbones",
+    "switch_to_deploy": "layers",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -6,6 +6,7 @@ meets a name with an unknown scope, and ``locations`` are imported at the first 
 ``custom_imports``.
 """
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from inspect import signature
@@ -65,13 +66,12 @@ def find_part(registry: Registry, name: Any) -> type:
     except (RuntimeError, TypeError):  # what mmengine raises for unknown and non-string names
         cls = None
     if cls is None:
-        _raise_import_error_of(name)
         # Each class once, under the first of its names.
         names = {cls: name for name, cls in reversed(registry.module_dict.items())}
         known = ", ".join(sorted(names.values()))
         raise ValueError(
             f"unknown {registry.name} type {name!r}: expected one of {known}, a class, or the "
-            "dotted path of a class such as 'my_package.my_module.MyMixer'"
+            f"dotted path of a class such as 'my_package.my_module.MyMixer'{_why_not_found(name)}"
         )
     return cls
 
@@ -101,13 +101,21 @@ def as_cfg(name: str, value: Any) -> dict | None:
     raise TypeError(f"{name} must be a name or a dict with the key 'type', got {value!r}")
 
 
-def _raise_import_error_of(name: Any) -> None:
-    """mmengine takes any failure to import a module for a name that does not exist."""
-    module = name.rpartition(".")[0] if isinstance(name, str) else ""
+def _why_not_found(name: Any) -> str:
+    """What is wrong with a dotted path, for the end of a message; raises what its module raises.
+
+    mmengine takes any failure to import a module for a name that does not exist.
+    """
+    module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     if not module:
-        return
+        return ""
     try:
         import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # a dependency of the module, not the module itself
+        return (
+            f" (there is no module {module!r} in the current folder {os.getcwd()!r} nor on "
+            "Python's path: start from its folder or set PYTHONPATH)"
+        )
+    return f" (the module {module!r} is there, and has no class {attribute!r})"

@@ -112,3 +112,14 @@ def test_a_user_mixer_that_changes_the_shape_is_named():
     backbone = mmmetaformer.PoolFormer("s12", token_mixers=Squeeze, out_indices=(0,))
     with pytest.raises(ValueError, match=r"Squeeze mapped \(1, 64, 8, 8\) to \(1, 64, 1, 1\)"):
         backbone(torch.rand(1, 3, 32, 32))
+
+
+def test_a_dotted_path_that_is_wrong_says_where(tmp_path, monkeypatch):
+    (tmp_path / "mixers_of_mine.py").write_text("class Roll: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (
+        ("mixers_of_mine.Rol", "'mixers_of_mine' is there, and has no class 'Rol'"),
+        ("mixers_of_yours.Roll", "no module 'mixers_of_yours' in the current folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mmmetaformer.PoolFormer("s12", token_mixers=name)

@@ -13,7 +13,7 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import build_norm, checkpoint_block
+from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import is_pretrained, load_pretrained
 
 # Shared and without state; no submodule of any backbone.
@@ -104,6 +104,11 @@ class Backbone(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def switch_to_deploy(self) -> Backbone:
+        """Fuse what trains as several branches into single convolutions, in place; see
+        :func:`~mmmetaformer.layers.switch_to_deploy`."""
+        return switch_to_deploy(self)
 
     def _freeze(self) -> None:
         for module in self.frozen_modules():

@@ -85,6 +85,15 @@ class CAFormer(MetaFormer):
 
 
 @MODELS.register_module()
+class FFNet(MetaFormer):
+    """FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_), FFNified attention and ConvNeXt
+    blocks: ``'1'``, ``'2'``, ``'3'``, ``'4'``. Arguments as for :class:`MetaFormer`;
+    ``switch_to_deploy()`` fuses its branches and BatchNorms for prediction."""
+
+    family = "ffnet"
+
+
+@MODELS.register_module()
 class ConvMixer(IsotropicMetaFormer):
     """ConvMixer (`Patches Are All You Need? <https://arxiv.org/abs/2201.09792>`_): ``'768_32'``,
     ``'1024_20'``, ``'1536_20'``. The released 768/32 has ReLU, the others GELU; ``act_cfg`` changes

@@ -50,6 +50,14 @@ FAMILIES = {
         _BASELINE, token_mixers="sepconv", norm_cfg=_LN_NO_BIAS)),
     "caformer": dict(backbone="CAFormer", structure="hierarchical", settings=dict(
         _BASELINE, token_mixers=["sepconv", "sepconv", "attention", "attention"], norm_cfg=_LN_NO_BIAS)),  # noqa: E501
+    # MetaMixer, arXiv 2406.02021
+    "ffnet": dict(backbone="FFNet", structure="hierarchical", settings=dict(
+        token_mixers=[dict(type="ffnified_attention", kernel_size=size) for size in (3, 3, 7, 7)],
+        channel_mixers=dict(type="convnext", kernel_size=7, ratio=3),
+        norm_cfg=None, act_cfg=_GELU,
+        stem=dict(type="TwoConvStem", stride=4),
+        downsampling=dict(type="RepDownsampling", stride=2),
+        out_norm_cfg=_LN, pretrain_size=256)),
     # Patches Are All You Need?, arXiv 2201.09792: the pointwise half has no residual.
     "convmixer": dict(backbone="ConvMixer", structure="isotropic", settings=dict(
         token_mixers="depthwise_act_norm", channel_mixers="pointwise",
@@ -129,6 +137,11 @@ VARIANTS = {
             ("b36", [3, 12, 18, 3], [128, 256, 512, 768]),
         )
     },
+
+    "ffnet_1": dict(family="ffnet", depths=[2, 2, 8, 2], dims=[80, 160, 320, 640], channel_mixers=dict(type="convnext", kernel_size=3, ratio=3)),  # noqa: E501
+    "ffnet_2": dict(family="ffnet", depths=[3, 3, 15, 3], dims=[88, 176, 352, 704]),
+    "ffnet_3": dict(family="ffnet", depths=[4, 4, 22, 5], dims=[96, 192, 384, 768], layer_scale_init_value=1e-5),  # noqa: E501
+    "ffnet_4": dict(family="ffnet", depths=[4, 4, 27, 3], dims=[128, 256, 512, 1024], layer_scale_init_value=1e-5),  # noqa: E501
 
     "convmixer_768_32": _convmixer(dim=768, depth=32, kernel_size=7, patch_size=7, act_cfg="ReLU"),
     "convmixer_1024_20": _convmixer(dim=1024, depth=20, kernel_size=9, patch_size=14),

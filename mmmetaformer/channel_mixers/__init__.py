@@ -4,7 +4,8 @@ The contract: a module built as ``Mixer(dim=C, act_cfg=..., **options)`` that ma
 to (B, C, H, W), registered in ``CHANNEL_MIXERS``.
 """
 
+from .convnext import ConvNeXt
 from .mlp import Mlp
 from .pointwise import Pointwise
 
-__all__ = ["Mlp", "Pointwise"]
+__all__ = ["ConvNeXt", "Mlp", "Pointwise"]

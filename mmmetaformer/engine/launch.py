@@ -125,6 +125,8 @@ def prepare_processes(cfg: Config) -> None:
     Raises:
         UserError: If more processes were started than this machine has GPUs.
     """
+    if not torch.cuda.is_available():
+        replace_sync_bn(cfg.model)
     if cfg.launcher == "none":
         return
     if torch.cuda.is_available():
@@ -141,7 +143,6 @@ def prepare_processes(cfg: Config) -> None:
         device_ids=None,
         find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
-    replace_sync_bn(cfg.model)
 
 
 def replace_sync_bn(model: ConfigDict) -> None:

@@ -2,25 +2,32 @@
 
 from .activation import SquaredReLU, StarReLU, build_activation
 from .checkpoint import checkpoint_block
-from .downsampling import ConvDownsampling
+from .downsampling import ConvDownsampling, RepDownsampling, TwoConvStem
 from .norm import LayerNorm2d, ModifiedLayerNorm, build_norm
 from .patch_embedding import PatchActNorm, PatchEmbedding
 from .position import PositionEmbedding
 from .pyramid import ScalePyramid
+from .reparam import ConvNorm, RepConv, ResidualNormConv, switch_to_deploy
 from .scale import ChannelScale
 
 __all__ = [
     "ChannelScale",
     "ConvDownsampling",
+    "ConvNorm",
     "LayerNorm2d",
     "ModifiedLayerNorm",
     "PatchActNorm",
     "PatchEmbedding",
     "PositionEmbedding",
+    "RepConv",
+    "RepDownsampling",
+    "ResidualNormConv",
     "ScalePyramid",
     "SquaredReLU",
     "StarReLU",
+    "TwoConvStem",
     "build_activation",
     "build_norm",
     "checkpoint_block",
+    "switch_to_deploy",
 ]

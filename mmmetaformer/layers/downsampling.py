@@ -4,7 +4,12 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..registry import MODELS
+from .activation import build_activation
 from .norm import build_norm
+from .reparam import ConvNorm, RepConv, ResidualNormConv
+
+_GELU = dict(type="GELU")
+_BN = dict(type="BN")
 
 
 @MODELS.register_module()
@@ -47,3 +52,91 @@ class ConvDownsampling(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.post_norm(self.conv(self.pre_norm(x)))
+
+
+@MODELS.register_module()
+class TwoConvStem(BaseModule):
+    """Two 3x3 convolutions of stride 2, each with its norm, and an activation between them: the
+    stem of FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_).
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Channels of the output.
+        stride: Stride of both together, which is 4.
+        mid_channels: Channels between them.
+        act_cfg: The activation.
+        norm_cfg: The norms; BatchNorm can be fused.
+        init_cfg: Initialisation; the default is a normal distribution with standard deviation
+            0.02.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, H', W'), each side halved twice, rounded up
+
+    Raises:
+        ValueError: If ``stride`` is not 4.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 4,
+        mid_channels: int = 64,
+        act_cfg: dict | None = _GELU,
+        norm_cfg: dict | None = _BN,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
+        if stride != 4:
+            raise ValueError(f"the stride of TwoConvStem is 4, got {stride!r}")
+        self.conv1 = ConvNorm(in_channels, mid_channels, 3, 2, norm_cfg=norm_cfg)
+        self.act = build_activation(act_cfg)
+        self.conv2 = ConvNorm(mid_channels, out_channels, 3, 2, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.conv1(x)))
+
+
+@MODELS.register_module()
+class RepDownsampling(BaseModule):
+    """A strided depthwise convolution trained beside a smaller one, then ``x + conv1x1(BN(x))``:
+    the patch merging of FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, a multiple of ``in_channels``.
+        stride: Stride.
+        kernel_sizes: Sides of the depthwise kernels, the largest first.
+        norm_cfg: The norms; BatchNorm can be fused.
+        init_cfg: Initialisation; the default is a normal distribution with standard deviation
+            0.02.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))
+
+    Raises:
+        ValueError: If ``out_channels`` is no multiple of ``in_channels``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 2,
+        kernel_sizes: tuple[int, ...] = (7, 3),
+        norm_cfg: dict | None = _BN,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
+        if out_channels % in_channels:
+            raise ValueError(
+                f"RepDownsampling is depthwise: out_channels must be a multiple of in_channels="
+                f"{in_channels}, got {out_channels}"
+            )
+        self.conv = RepConv(
+            in_channels, out_channels, tuple(kernel_sizes), stride, in_channels, norm_cfg
+        )
+        self.proj = ResidualNormConv(out_channels, norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.conv(x))

@@ -9,6 +9,7 @@ the side of its stage's map at the pre-training resolution.
 
 from .attention import Attention, SpatialReductionAttention, WindowAttention
 from .depthwise import DepthwiseActNorm, DepthwiseConv
+from .ffnified_attention import FFNifiedAttention
 from .fourier import Fourier
 from .grid import SIZE_POLICIES, GridMixer
 from .identity import Identity
@@ -22,6 +23,7 @@ __all__ = [
     "Attention",
     "DepthwiseActNorm",
     "DepthwiseConv",
+    "FFNifiedAttention",
     "Fourier",
     "GridMixer",
     "Identity",

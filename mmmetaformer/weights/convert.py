@@ -121,6 +121,9 @@ def convert(
         else:
             unexpected.append(name)
 
+    unmatched = [p for p in new if not any(re.search(p, name) for name in expected)]
+    if unmatched:
+        raise WeightsError(f"new={unmatched} fits no parameter of this {type(backbone).__name__}")
     absent = [name for name in expected if name not in result.state_dict]
     # Of an output, all is there or nothing.
     loaded = {_output(name) for name in result.state_dict if backbone.is_for_outputs(name)}
@@ -198,4 +201,5 @@ def _output(own: str) -> str:
 def _reshapable(source: Tensor, target: Tensor) -> bool:
     """Equal shapes, or a linear weight for a 1x1 convolution or the other way round."""
     a, b = tuple(source.shape), tuple(target.shape)
+    # (C, 1, 1) is how some write a factor per channel, and (out, in, 1, 1) a linear weight.
     return a == b or (*a, 1, 1) == b or a == (*b, 1, 1)

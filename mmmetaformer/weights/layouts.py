@@ -122,6 +122,53 @@ _poolformer_rest = _rules(
     (r"norm\.\w+|head\..+", CLASSIFIER),
 )
 
+
+def _ffnet(names: Iterable[str]) -> dict[str, str | None]:
+    """FFNet's release: the patch merging is the first entry of a stage from stage 1 on, and
+    convolution and norm of a pair are called ``c`` and ``bn``."""
+
+    def shift(match: re.Match) -> str:
+        stage, block = int(match.group(1)), int(match.group(2))
+        return f"stages.{stage}.{block - (stage > 0)}."
+
+    renamed = _ffnet_rules(names)
+    return {
+        name: own and _pair(re.sub(r"^stages\.(\d)\.(\d+)\.", shift, own))
+        for name, own in renamed.items()
+    }
+
+
+def _pair(name: str) -> str:
+    return re.sub(r"\.bn\.(?=\w+$)", ".norm.", re.sub(r"\.c\.(?=\w+$)", ".conv.", name))
+
+
+_CONV = r"((?:c|bn)\.\w+)"
+_TOKENS = r"(stages\.[0-3]\.\d+)\.token_mixer\.0\.main"
+_CHANNELS = r"(stages\.[0-3]\.\d+)\.channel_mixer\.main"
+_MERGING = r"stages\.([1-3])\.0\.proj"
+_ffnet_rules = _rules(
+    (rf"patch_embed\.0\.{_CONV}", r"downsample_layers.0.conv1.\1"),
+    (rf"patch_embed\.2\.{_CONV}", r"downsample_layers.0.conv2.\1"),
+    (rf"{_MERGING}\.0\.conv\.{_CONV}", r"downsample_layers.\1.conv.branches.0.\2"),
+    (rf"{_MERGING}\.0\.conv1\.{_CONV}", r"downsample_layers.\1.conv.branches.1.\2"),
+    (rf"{_MERGING}\.1\.conv\.{_CONV}", r"downsample_layers.\1.proj.\2"),
+    (rf"{_TOKENS}\.fc\.{_CONV}", r"\1.token_mixer.query.\2"),
+    (rf"{_TOKENS}\.conv1\.(weight|bias)", r"\1.token_mixer.key.\2"),
+    (rf"{_TOKENS}\.conv2\.(weight|bias)", r"\1.token_mixer.value.\2"),
+    (rf"{_TOKENS}\.conv1\.conv\.{_CONV}", r"\1.token_mixer.key.branches.0.\2"),
+    (rf"{_TOKENS}\.conv1\.conv1\.{_CONV}", r"\1.token_mixer.key.branches.1.\2"),
+    (rf"{_TOKENS}\.conv2\.conv\.{_CONV}", r"\1.token_mixer.value.branches.0.\2"),
+    (rf"{_TOKENS}\.conv2\.conv1\.{_CONV}", r"\1.token_mixer.value.branches.1.\2"),
+    (rf"{_CHANNELS}\.conv\.{_CONV}", r"\1.mlp.conv.\2"),
+    (rf"{_CHANNELS}\.conv\.conv\.{_CONV}", r"\1.mlp.conv.branches.0.\2"),
+    (rf"{_CHANNELS}\.conv\.conv1\.{_CONV}", r"\1.mlp.conv.branches.1.\2"),
+    (rf"{_CHANNELS}\.(fc[12])\.(weight|bias)", r"\1.mlp.\2.\3"),
+    (r"(stages\.[0-3]\.\d+)\.token_mixer\.0\.layer_scale", r"\1.layer_scale1.scale"),
+    (r"(stages\.[0-3]\.\d+)\.channel_mixer\.layer_scale", r"\1.layer_scale2.scale"),
+    (r"(norm[0-3]\.\w+)", r"\1"),
+    (r"norm\.\w+|head\..+", CLASSIFIER),
+)
+
 # ---------------------------------------------------------------- isotropic networks
 
 _own_isotropic = _rules(
@@ -174,9 +221,10 @@ _mixer_mmpretrain = _rules(
 )
 
 LAYOUTS = (
-    Layout("mmmetaformer", (r"downsample_layers\.0\.conv\.weight", r"stages\.0\.0\..+"), _own),
+    Layout("mmmetaformer", (r"downsample_layers\.0\.conv\d?\..*weight", r"stages\.0\.0\..+"), _own),
     Layout("PoolFormer", (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"), _poolformer),
     Layout("timm MetaFormer", (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"), _timm),
+    Layout("FFNet", (r"patch_embed\.0\.c\.weight", r"stages\.0\.0\.token_mixer\.0\..+"), _ffnet),
     Layout("mmmetaformer isotropic", (r"stem\.conv\.weight", r"blocks\.0\..+"), _own_isotropic),
     Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer),
     Layout(

@@ -128,7 +128,7 @@ def test_freezing(name):
 def test_norm_eval(name):
     backbone = thin(name, norm_eval=True).train()
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
-    has_batch_norm = VARIANTS[name]["family"] == "convmixer" or name == "metaformer_s12_bn"
+    has_batch_norm = name.startswith(("convmixer", "ffnet")) or name == "metaformer_s12_bn"
     assert bool(norms) == has_batch_norm
     assert not any(norm.training for norm in norms)
     backbone.norm_eval = False

@@ -20,6 +20,8 @@ CASES = [
     ("convformer_s18@96x160", "convformer_s18", RAW),
     ("caformer_s18@96x160", "caformer_s18", RAW),
     ("randformer_s12@224x224", "randformer_s12", RAW),
+    ("ffnet_1@96x128", "ffnet_1", RAW),
+    ("ffnet_2@96x128", "ffnet_2", RAW),
     ("convmixer_768_32@112x168", "convmixer_768_32", dict(PLAIN, act_cfg="GELU")),
     ("mixer_s16_224@224x224 (timm layout)", "mlp_mixer_s16", PLAIN),
 ]
@@ -34,6 +36,12 @@ def test_golden(case, arch, options, golden, formula):
     }
     backbone = create_backbone(arch, **options).eval()
     backbone.load_state_dict(convert_state_dict(published, backbone), strict=True)
+    assert_golden(backbone, entry, formula)
+    # Fused, which for all but FFNet is the same network.
+    assert_golden(backbone.switch_to_deploy(), entry, formula)
+
+
+def assert_golden(backbone, entry, formula):
     with torch.no_grad():
         levels = backbone(torch.from_numpy(formula.image(*entry["input"][2:])))
     assert len(levels) == len(entry["features"]) == 4

@@ -126,5 +126,19 @@ def test_mixing_families_of_one_size_have_one_size():
         assert len(counts) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "training", "fused"),
+    [("ffnet_1", 13.78, 13.66), ("ffnet_2", 27.21, 26.91), ("ffnet_3", 48.82, 48.33),
+     ("ffnet_4", 79.87, 79.20)],
+)  # fmt: skip
+def test_ffnet_before_and_after_fusing(name, training, fused):
+    """With the BatchNorm and the classifier of the ImageNet model."""
+    backbone = bare(name)
+    channels = backbone.out_channels[-1]
+    head = 2 * channels + 1000 * channels + 1000
+    assert round((count_parameters(backbone) + head) / 1e6, 2) == training
+    assert round((count_parameters(backbone.switch_to_deploy()) + head) / 1e6, 2) == fused
+
+
 def test_the_tables_of_this_file_name_known_archs():
     assert {*IMAGENET, *BACKBONE, *AS_POOLFORMER} <= set(list_archs())

@@ -19,6 +19,7 @@ from mmmetaformer import MODELS, list_archs
 SAIL = "https://huggingface.co/sail/dl/resolve/main"
 POOLFORMER = "https://github.com/sail-sg/poolformer/releases/download/v1.0"
 CONVMIXER = "https://github.com/tmp-iclr/convmixer/releases/download/v1.0"
+FFNET = "https://github.com/ysj9909/FFNet/releases/download/v1.0"
 MMPRETRAIN = "https://download.openmmlab.com/mmclassification/v0/mlp-mixer"
 
 S, M = [64, 128, 320, 512], [96, 192, 384, 768]
@@ -77,6 +78,12 @@ FAMILIES = {
              "mixer-large-p16_3rdparty_64xb64_in1k_20211124-5a2519d2.pth"),
         "h14": ([320, 640, 1280, 1280], None),
     }),
+    "ffnet": ("FFNet", FFNET, {
+        "1": ([80, 160, 320, 640], "ffnet_1.pth.tar"),
+        "2": ([88, 176, 352, 704], "ffnet_2.pth.tar"),
+        "3": ([96, 192, 384, 768], "ffnet_3.pth.tar"),
+        "4": ([128, 256, 512, 1024], "ffnet_4_384.pth.tar"),
+    }),
     "metaformer": ("MetaFormer", POOLFORMER, {
         "metaformer_s12_identity": (S, "metaformer_id_s12.pth.tar"),
         "metaformer_s12_random": (S, None),
@@ -119,7 +126,9 @@ NETWORKS = {
     for arch, (channels, file) in archs.items()
 }
 UPERNET = [name for name, row in NETWORKS.items() if row.kind in ("ConvFormer", "CAFormer")]
+RETINANET = ["ffnet_1", "ffnet_2", "ffnet_3"]
 FILES = {
+    "retinanet": "retinanet_{}_fpn_1x_coco.py",
     "mask-rcnn": "mask-rcnn_{}_fpn_1x_coco.py",
     "fpn": "{}_fpn_8xb4-40k_ade20k-512x512.py",
     "upernet": "{}_upernet_8xb2-160k_ade20k-512x512.py",
@@ -164,6 +173,7 @@ def test_every_arch_has_its_configs(root):
     assert set(NETWORKS) == {arch for arch in list_archs() if not arch.startswith("poolformer_")}
     expected = {path(name, head) for name in NETWORKS for head in ("mask-rcnn", "fpn")}
     expected |= {path(name, "upernet") for name in UPERNET}
+    expected |= {path(name, "retinanet") for name in RETINANET}
     configs = root / "configs"
     found = {
         str(file.relative_to(configs))
@@ -188,6 +198,19 @@ def test_mask_rcnn(name, load):
         "model.data_preprocessor.mean",
         "model.data_preprocessor.std",
     ]
+    assert without(cfg, differing) == without(recipe, differing)
+
+
+@pytest.mark.parametrize("name", RETINANET)
+def test_retinanet(name, load):
+    cfg = load(path(name, "retinanet"))
+    found = cfg.model.backbone.to_dict()
+    assert found | dict(out_indices=list(found["out_indices"])) == backbone(
+        name, out_indices=[1, 2, 3]
+    )
+    assert cfg.model.neck.in_channels == NETWORKS[name].channels[1:]
+    recipe = load("poolformer/retinanet_poolformer-s12_fpn_1x_coco.py")
+    differing = ["model.backbone", "model.neck.in_channels"]
     assert without(cfg, differing) == without(recipe, differing)
 
 

@@ -53,3 +53,8 @@ def test_other_losses_still_stop_it(checkpoint):
     narrow = dict(type="mlp", ratio=2)
     with pytest.raises(WeightsError, match="of another shape"):
         load(checkpoint, ["token_mixer"], token_mixers=HYBRID, channel_mixers=narrow)
+
+
+def test_a_pattern_that_fits_nothing_is_named(checkpoint):
+    with pytest.raises(WeightsError, match=r"new=\['token_mixr'\] fits no parameter"):
+        load(checkpoint, ["token_mixer", "token_mixr"], token_mixers=HYBRID)

@@ -1,0 +1,210 @@
+"""Parts that train as several branches and predict as one convolution.
+
+Each has a method ``fused()`` that returns an equivalent ``nn.Conv2d`` with a bias; what is not a
+convolution is folded into it with the statistics of evaluation mode.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .norm import build_norm
+
+_BN = dict(type="BN")
+
+
+def switch_to_deploy(model: nn.Module) -> nn.Module:
+    """Replace every part of a model that can be fused by its single convolution, in place.
+
+    Works on a backbone or on a whole detector or segmentor. A model without such parts, or one
+    that was fused before, is returned as it is.
+
+    Args:
+        model: A model in eval mode.
+
+    Raises:
+        ValueError: If a part that would be fused is in training mode: folding the statistics of
+            BatchNorm ends its training.
+    """
+    parts = {name: part for name, part in model.named_modules() if hasattr(part, "fused")}
+    training = [name for name, part in parts.items() if part.training]
+    if training:
+        raise ValueError(
+            f"switch_to_deploy folds statistics and needs eval mode: call model.eval() first "
+            f"({len(training)} parts are in training mode, the first is {training[0]!r})"
+        )
+    # Parts inside of a part that is fused as a whole go with it.
+    whole = [name for name in parts if not any(name.startswith(f"{outer}.") for outer in parts)]
+    for name in whole:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, parts[name].fused())
+    return model
+
+
+def fold_norm(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution followed by a BatchNorm in eval mode.
+
+    Args:
+        weight: (out, in, h, w).
+        bias: (out,) or None.
+        norm: The BatchNorm behind the convolution, or an identity.
+
+    Raises:
+        TypeError: If the norm is neither.
+    """
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    if isinstance(norm, nn.Identity):
+        return weight, bias
+    if not isinstance(norm, _BatchNorm):
+        raise TypeError(
+            f"only BatchNorm can be folded into a convolution, got {type(norm).__name__}"
+        )
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * factor.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * factor
+
+
+def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution of the same stride and groups with other weights."""
+    height, width = weight.shape[-2:]
+    fused = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        (height, width),
+        conv.stride,
+        (height // 2, width // 2),
+        groups=conv.groups,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    with torch.no_grad():
+        fused.weight.copy_(weight)
+        fused.bias.copy_(bias)
+    return fused.train(False).requires_grad_(conv.weight.requires_grad)
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias and a norm.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Side of the kernel, odd, or its rows and columns; padded to keep the size.
+        stride: Stride.
+        groups: Groups.
+        norm_cfg: The norm; BatchNorm can be fused.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm_cfg: dict | None = _BN,
+    ) -> None:
+        super().__init__()
+        rows, columns = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            (rows, columns),
+            stride,
+            (rows // 2, columns // 2),
+            groups=groups,
+            bias=False,
+        )
+        self.norm = build_norm(norm_cfg, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the single convolution."""
+        return fold_norm(self.conv.weight, self.conv.bias, self.norm)
+
+    def fused(self) -> nn.Conv2d:
+        return _conv_like(self.conv, *self.folded())
+
+
+class RepConv(nn.Module):
+    """The sum of convolutions with kernels of several sizes, each with its norm
+    (`RepLKNet <https://arxiv.org/abs/2203.06717>`_).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_sizes: Kernel of each branch, the largest first.
+        stride: Stride.
+        groups: Groups.
+        norm_cfg: The norms; BatchNorm can be fused.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_sizes: tuple[int | tuple[int, int], ...],
+        stride: int = 1,
+        groups: int = 1,
+        norm_cfg: dict | None = _BN,
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            ConvNorm(in_channels, out_channels, kernel_size, stride, groups, norm_cfg)
+            for kernel_size in kernel_sizes
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(branch(x) for branch in self.branches)
+
+    def fused(self) -> nn.Conv2d:
+        first = self.branches[0].conv
+        weight, bias = self.branches[0].folded()
+        for branch in self.branches[1:]:
+            small, small_bias = branch.folded()
+            rows, columns = (
+                (side - other) // 2
+                for side, other in zip(weight.shape[2:], small.shape[2:], strict=True)
+            )
+            weight = weight + F.pad(small, (columns, columns, rows, rows))
+            bias = bias + small_bias
+        return _conv_like(first, weight, bias)
+
+
+class ResidualNormConv(nn.Module):
+    """``x + conv(norm(x))`` with a 1x1 convolution.
+
+    Args:
+        dim: Number of channels C.
+        norm_cfg: The norm; BatchNorm can be fused.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(self, dim: int, norm_cfg: dict | None = _BN) -> None:
+        super().__init__()
+        self.norm = build_norm(norm_cfg, dim)
+        self.conv = nn.Conv2d(dim, dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(self.norm(x))
+
+    def fused(self) -> nn.Conv2d:
+        dim = self.conv.out_channels
+        identity = torch.eye(dim, dtype=self.conv.weight.dtype, device=self.conv.weight.device)
+        # The norm as a diagonal 1x1 convolution in front.
+        scale, shift = fold_norm(identity.view(dim, dim, 1, 1), None, self.norm)
+        weight = self.conv.weight[..., 0, 0]
+        fused = weight @ scale[..., 0, 0] + identity
+        return _conv_like(self.conv, fused.view(dim, dim, 1, 1), weight @ shift)
