@@ -31,9 +31,9 @@ def thin(name: str, make=build_backbone, **kwargs):
 
 
 def level_sizes(name: str, height: int, width: int) -> list[tuple[int, int]]:
-    """The arithmetic of the published convolutions (7x7 s4 p2, then 3x3 s2 p1), or the exact
-    sizes that isotropic networks promise."""
-    if is_isotropic(name):
+    """The arithmetic of the published convolutions (7x7 s4 p2, then 3x3 s2 p1; FFNet: kernels
+    that halve, rounded up), or the exact sizes that isotropic networks promise."""
+    if is_isotropic(name) or name.startswith("ffnet"):
         return [(-(-height // s), -(-width // s)) for s in (4, 8, 16, 32)]
     sizes = [((height - 3) // 4 + 1, (width - 3) // 4 + 1)]
     for _ in range(3):
