@@ -12,7 +12,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from mmengine.config.lazy import LazyObject
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
@@ -81,13 +81,21 @@ def part_takes(registry: Registry, cfg: Mapping[str, Any], argument: str) -> boo
     return argument in signature(find_part(registry, cfg.get("type")).__init__).parameters
 
 
+def with_act_cfg(registry: Registry, cfg: Mapping[str, Any], act_cfg: Any) -> dict:
+    """The config of a part that is given the network's activation if it takes one and its own
+    config names none."""
+    if "act_cfg" in cfg or not part_takes(registry, cfg, "act_cfg"):
+        return dict(cfg)
+    return {**cfg, "act_cfg": act_cfg}
+
+
 def as_cfg(name: str, value: Any) -> dict | None:
     """The config of a part from any of its spellings: a dict, a name, a class, None.
 
     Raises:
         TypeError: If it is none of them; names the argument.
     """
-    if isinstance(value, LazyObject):  # a class in a pure-Python config
+    if isinstance(value, LazyObject | LazyAttr):  # a class in a pure-Python config
         value = value.build()
     if value is None:
         return None
@@ -95,7 +103,7 @@ def as_cfg(name: str, value: Any) -> dict | None:
         return dict(type=value)
     if isinstance(value, Mapping) and "type" in value:
         cfg = {key: item for key, item in value.items() if key != "_scope_"}
-        if isinstance(cfg["type"], LazyObject):
+        if isinstance(cfg["type"], LazyObject | LazyAttr):
             cfg["type"] = cfg["type"].build()
         return cfg
     raise TypeError(f"{name} must be a name or a dict with the key 'type', got {value!r}")

@@ -24,7 +24,8 @@ class BlockSettings:
         token_mixers: Name or config of the token mixer.
         channel_mixers: Name or config of the channel mixer; None leaves it out.
         norm_cfg: Norm of the blocks; None means no norm.
-        act_cfg: Activation of the channel mixers (single).
+        act_cfg: Activation of mixers, stem and downsampling, where they have one and their own
+            configs name none (single).
         out_norm_cfg: Norm of each emitted map; None emits them raw (single).
         layer_scale_init_value: Initial LayerScale; None means none.
         res_scale_init_value: Initial scale of the identity path; None means none.

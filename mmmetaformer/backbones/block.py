@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import ChannelScale, build_norm
-from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part, part_takes
+from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part, with_act_cfg
 
 
 class MetaFormerBlock(BaseModule):
@@ -60,10 +60,10 @@ class MetaFormerBlock(BaseModule):
 
         # A scale of an identity path that is left out would be a parameter without a gradient.
         res_scale1, res_scale2 = (res_scale_init_value if path else None for path in pair)
-        options = dict(act_cfg=act_cfg) if part_takes(TOKEN_MIXERS, token_mixer, "act_cfg") else {}
+        token_mixer = with_act_cfg(TOKEN_MIXERS, token_mixer, act_cfg)
 
         self.norm1 = build_norm(norm_cfg, dim)
-        self.token_mixer = build_part(TOKEN_MIXERS, token_mixer, dim=dim, **options)
+        self.token_mixer = build_part(TOKEN_MIXERS, token_mixer, dim=dim)
         self.layer_scale1 = scale(layer_scale_init_value)
         self.res_scale1 = scale(res_scale1)
 

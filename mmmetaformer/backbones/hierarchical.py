@@ -10,7 +10,7 @@ from mmengine.model import ModuleDict, ModuleList, Sequential
 from torch import Tensor, nn
 
 from ..layers import PositionEmbedding
-from ..registry import MODELS, build_part
+from ..registry import MODELS, build_part, with_act_cfg
 from .arch import NUM_STAGES, resolve_arch
 from .base import Backbone, linear_drop_path, resolve_out_indices
 from .block import MetaFormerBlock
@@ -89,8 +89,9 @@ class MetaFormer(Backbone):
         self.stages = ModuleList()
         channels = in_channels
         for index, stage in enumerate(stages[: max(self.out_indices) + 1]):
+            downsampling = with_act_cfg(MODELS, stage.downsampling, settings.act_cfg)
             self.downsample_layers.append(
-                build_part(MODELS, stage.downsampling, in_channels=channels, out_channels=stage.dim)
+                build_part(MODELS, downsampling, in_channels=channels, out_channels=stage.dim)
             )
             if stage.pos_embed_size is not None:
                 self.pos_embeds[str(index)] = PositionEmbedding(stage.dim, stage.pos_embed_size)

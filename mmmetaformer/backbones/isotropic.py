@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
-from ..registry import MODELS, build_part, part_takes
+from ..registry import MODELS, build_part, with_act_cfg
 from .arch import NUM_STAGES, IsotropicSettings, resolve_arch
 from .base import Backbone, linear_drop_path, resolve_out_indices
 from .block import MetaFormerBlock
@@ -93,9 +93,7 @@ class IsotropicMetaFormer(Backbone):
             patch_stride = patch_size
             if settings.pyramid is not None:
                 patch_stride = 1 << (patch_size - 1).bit_length()
-        stem = {**settings.stem, "stride": patch_stride}
-        if part_takes(MODELS, stem, "act_cfg"):
-            stem.setdefault("act_cfg", settings.act_cfg)
+        stem = with_act_cfg(MODELS, {**settings.stem, "stride": patch_stride}, settings.act_cfg)
         self.stem = build_part(MODELS, stem, in_channels=in_channels, out_channels=settings.dim)
         drop_path_rates = linear_drop_path(drop_path_rate, settings.depth)
         self.blocks = ModuleList(

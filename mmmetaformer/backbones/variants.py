@@ -140,8 +140,8 @@ VARIANTS = {
 
     "ffnet_1": dict(family="ffnet", depths=[2, 2, 8, 2], dims=[80, 160, 320, 640], channel_mixers=dict(type="convnext", kernel_size=3, ratio=3)),  # noqa: E501
     "ffnet_2": dict(family="ffnet", depths=[3, 3, 15, 3], dims=[88, 176, 352, 704]),
-    "ffnet_3": dict(family="ffnet", depths=[4, 4, 22, 5], dims=[96, 192, 384, 768], layer_scale_init_value=1e-5),  # noqa: E501
-    "ffnet_4": dict(family="ffnet", depths=[4, 4, 27, 3], dims=[128, 256, 512, 1024], layer_scale_init_value=1e-5),  # noqa: E501
+    "ffnet_3": dict(family="ffnet", depths=[4, 4, 22, 5], dims=[96, 192, 384, 768], layer_scale_init_value=1e-6),  # noqa: E501
+    "ffnet_4": dict(family="ffnet", depths=[4, 4, 27, 3], dims=[128, 256, 512, 1024], layer_scale_init_value=1e-6),  # noqa: E501
 
     "convmixer_768_32": _convmixer(dim=768, depth=32, kernel_size=7, patch_size=7, act_cfg="ReLU"),
     "convmixer_1024_20": _convmixer(dim=1024, depth=20, kernel_size=9, patch_size=14),

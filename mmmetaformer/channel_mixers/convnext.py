@@ -41,8 +41,8 @@ class ConvNeXt(BaseModule):
     ) -> None:
         super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
         hidden = int(dim * ratio)
-        if kernel_size == 3:
-            self.conv = ConvNorm(dim, dim, 3, groups=dim, norm_cfg=norm_cfg)
+        if kernel_size <= 3:
+            self.conv = ConvNorm(dim, dim, kernel_size, groups=dim, norm_cfg=norm_cfg)
         else:
             self.conv = RepConv(dim, dim, (kernel_size, 3), groups=dim, norm_cfg=norm_cfg)
         self.fc1 = nn.Conv2d(dim, hidden, 1)

@@ -146,11 +146,17 @@ def prepare_processes(cfg: Config) -> None:
 
 
 def replace_sync_bn(model: ConfigDict) -> None:
-    """SyncBN, which exists on GPUs and in several processes only, becomes BN."""
+    """SyncBN, which exists on GPUs and in several processes only, becomes BN in a config."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):  # one norm per stage
+            return type(value)(plain(item) for item in value)
+        name = value.rpartition(".")[2] if isinstance(value, str) else value
+        return "BN" if name in ("SyncBN", "SyncBatchNorm", torch.nn.SyncBatchNorm) else value
+
     for part in walk(model):
         for key, value in part.items():
-            if value == "SyncBN":  # dict(type='SyncBN'), or a name alone as norm_cfg
-                part[key] = "BN"
+            part[key] = plain(value)
 
 
 def walk(node: Any) -> Iterator[ConfigDict]:

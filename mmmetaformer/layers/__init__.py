@@ -7,7 +7,7 @@ from .norm import LayerNorm2d, ModifiedLayerNorm, build_norm
 from .patch_embedding import PatchActNorm, PatchEmbedding
 from .position import PositionEmbedding
 from .pyramid import ScalePyramid
-from .reparam import ConvNorm, RepConv, ResidualNormConv, switch_to_deploy
+from .reparam import ConvNorm, RepConv, ResidualNormConv, same_padding, switch_to_deploy
 from .scale import ChannelScale
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "build_activation",
     "build_norm",
     "checkpoint_block",
+    "same_padding",
     "switch_to_deploy",
 ]

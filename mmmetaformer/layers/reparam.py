@@ -20,7 +20,8 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     """Replace every part of a model that can be fused by its single convolution, in place.
 
     Works on a backbone or on a whole detector or segmentor. A model without such parts, or one
-    that was fused before, is returned as it is.
+    that was fused before, is returned as it is; one that is such a part itself is not changed, its
+    convolution is returned. Hooks of what is replaced are lost.
 
     Args:
         model: A model in eval mode.
@@ -36,12 +37,27 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
             f"switch_to_deploy folds statistics and needs eval mode: call model.eval() first "
             f"({len(training)} parts are in training mode, the first is {training[0]!r})"
         )
+    if "" in parts:
+        return parts[""].fused()
     # Parts inside of a part that is fused as a whole go with it.
     whole = [name for name in parts if not any(name.startswith(f"{outer}.") for outer in parts)]
-    for name in whole:
+    # All are computed before the first is replaced: an error leaves the model as it was.
+    fused = {name: parts[name].fused() for name in whole}
+    for name, conv in fused.items():
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, parts[name].fused())
+        setattr(model.get_submodule(parent), child, conv)
     return model
+
+
+def same_padding(kernel_size: int) -> int:
+    """Padding that keeps the size of a map under an odd kernel.
+
+    Raises:
+        ValueError: If the kernel is not a positive odd integer.
+    """
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be a positive odd integer, got {kernel_size!r}")
+    return kernel_size // 2
 
 
 def fold_norm(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -58,12 +74,17 @@ def fold_norm(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     if isinstance(norm, nn.Identity):
         return weight, bias
-    if not isinstance(norm, _BatchNorm):
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
         raise TypeError(
-            f"only BatchNorm can be folded into a convolution, got {type(norm).__name__}"
+            "only BatchNorm with running statistics can be folded into a convolution, got "
+            f"{type(norm).__name__}"
         )
-    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return weight * factor.view(-1, 1, 1, 1), norm.bias + (bias - norm.running_mean) * factor
+    # In the precision of the statistics, which mixed-precision models keep in float32.
+    factor = (norm.running_var + norm.eps).rsqrt()
+    shift = 0.0
+    if norm.affine:
+        factor, shift = factor * norm.weight, norm.bias
+    return weight * factor.view(-1, 1, 1, 1), shift + (bias - norm.running_mean) * factor
 
 
 def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -76,8 +97,8 @@ def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
         conv.stride,
         (height // 2, width // 2),
         groups=conv.groups,
-        device=weight.device,
-        dtype=weight.dtype,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
     )
     with torch.no_grad():
         fused.weight.copy_(weight)
@@ -110,13 +131,15 @@ class ConvNorm(nn.Module):
         norm_cfg: dict | None = _BN,
     ) -> None:
         super().__init__()
-        rows, columns = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+        sides = kernel_size if isinstance(kernel_size, tuple) else (kernel_size,) * 2
+        rows, columns = sides
+        padding = tuple(same_padding(side) for side in sides)
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
             (rows, columns),
             stride,
-            (rows // 2, columns // 2),
+            padding,
             groups=groups,
             bias=False,
         )
@@ -140,7 +163,7 @@ class RepConv(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel_sizes: Kernel of each branch, the largest first.
+        kernel_sizes: Kernel of each branch.
         stride: Stride.
         groups: Groups.
         norm_cfg: The norms; BatchNorm can be fused.
@@ -168,17 +191,14 @@ class RepConv(nn.Module):
         return sum(branch(x) for branch in self.branches)
 
     def fused(self) -> nn.Conv2d:
-        first = self.branches[0].conv
-        weight, bias = self.branches[0].folded()
-        for branch in self.branches[1:]:
-            small, small_bias = branch.folded()
-            rows, columns = (
-                (side - other) // 2
-                for side, other in zip(weight.shape[2:], small.shape[2:], strict=True)
-            )
-            weight = weight + F.pad(small, (columns, columns, rows, rows))
-            bias = bias + small_bias
-        return _conv_like(first, weight, bias)
+        folded = [branch.folded() for branch in self.branches]
+        rows, columns = (max(weight.shape[dim] for weight, _ in folded) for dim in (2, 3))
+        total, bias = 0.0, 0.0
+        for weight, shift in folded:
+            down, right = (rows - weight.shape[2]) // 2, (columns - weight.shape[3]) // 2
+            total = total + F.pad(weight, (right, right, down, down))
+            bias = bias + shift
+        return _conv_like(self.branches[0].conv, total, bias)
 
 
 class ResidualNormConv(nn.Module):
@@ -202,9 +222,10 @@ class ResidualNormConv(nn.Module):
 
     def fused(self) -> nn.Conv2d:
         dim = self.conv.out_channels
-        identity = torch.eye(dim, dtype=self.conv.weight.dtype, device=self.conv.weight.device)
+        identity = torch.eye(dim, dtype=torch.float32, device=self.conv.weight.device)
+        identity = identity.to(torch.promote_types(torch.float32, self.conv.weight.dtype))
         # The norm as a diagonal 1x1 convolution in front.
         scale, shift = fold_norm(identity.view(dim, dim, 1, 1), None, self.norm)
-        weight = self.conv.weight[..., 0, 0]
+        weight = self.conv.weight[..., 0, 0].to(identity.dtype)
         fused = weight @ scale[..., 0, 0] + identity
         return _conv_like(self.conv, fused.view(dim, dim, 1, 1), weight @ shift)

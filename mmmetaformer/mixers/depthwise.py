@@ -2,22 +2,11 @@
 
 from torch import Tensor, nn
 
-from ..layers import build_activation, build_norm
+from ..layers import build_activation, build_norm, same_padding
 from ..registry import TOKEN_MIXERS
 
 _GELU = dict(type="GELU")
 _BN = dict(type="BN")
-
-
-def same_padding(kernel_size: int) -> int:
-    """Padding that keeps the size of a map under an odd kernel.
-
-    Raises:
-        ValueError: If the kernel is not a positive odd integer.
-    """
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be a positive odd integer, got {kernel_size!r}")
-    return kernel_size // 2
 
 
 @TOKEN_MIXERS.register_module(name=["depthwise", "DepthwiseConv"])

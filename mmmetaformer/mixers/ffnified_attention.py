@@ -3,7 +3,7 @@
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..layers import ConvNorm, RepConv, build_activation
+from ..layers import ConvNorm, RepConv, build_activation, same_padding
 from ..registry import TOKEN_MIXERS
 
 _GELU = dict(type="GELU")
@@ -13,11 +13,12 @@ _BN = dict(type="BN")
 def depthwise(dim: int, kernel_size: int, norm_cfg: dict | None) -> nn.Module:
     """The depthwise convolution of FFNet's interactions.
 
-    Kernel 3 is one convolution with a bias; larger kernels are the sum of one of that size and
+    Up to 3 it is one convolution with a bias; larger kernels are the sum of one of that size and
     one of 3, each with its norm, which fuse.
     """
-    if kernel_size == 3:
-        return nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+    if kernel_size <= 3:
+        padding = same_padding(kernel_size)
+        return nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim)
     return RepConv(dim, dim, (kernel_size, 3), groups=dim, norm_cfg=norm_cfg)
 
 

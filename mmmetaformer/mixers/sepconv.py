@@ -3,9 +3,8 @@
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..layers import build_activation
+from ..layers import build_activation, same_padding
 from ..registry import TOKEN_MIXERS
-from .depthwise import same_padding
 
 _STAR_RELU = dict(type="StarReLU")
 

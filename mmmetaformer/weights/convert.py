@@ -76,9 +76,9 @@ def convert(
         state_dict: What was read from the file.
         backbone: The backbone that the weights are for.
         prefix: Prefix of the backbone in the source; None finds it out.
-        new: Patterns of the backbone's own names, such as ``'token_mixer'`` or ``'stages.3'``,
-            found anywhere in a name. What fits one is not taken from the source: it may be
-            missing, and of another shape, and what the source has in its place is dropped.
+        new: Regular expressions, searched for in the backbone's own names, such as
+            ``'token_mixer'``. What fits one is not taken from the source: it may be missing, and
+            of another shape, and what the source has in its place is dropped.
     """
     if isinstance(new, str):
         new = [new]
@@ -121,9 +121,13 @@ def convert(
         else:
             unexpected.append(name)
 
-    unmatched = [p for p in new if not any(re.search(p, name) for name in expected)]
+    # A part without parameters may stand in place of one with some, and the other way round.
+    names = [*expected, *(own for own in renamed.values() if own not in (None, CLASSIFIER))]
+    unmatched = [p for p in new if not any(re.search(p, name) for name in names)]
     if unmatched:
-        raise WeightsError(f"new={unmatched} fits no parameter of this {type(backbone).__name__}")
+        raise WeightsError(
+            f"new={unmatched} fits no parameter of this {type(backbone).__name__} nor of the source"
+        )
     absent = [name for name in expected if name not in result.state_dict]
     # Of an output, all is there or nothing.
     loaded = {_output(name) for name in result.state_dict if backbone.is_for_outputs(name)}

@@ -15,6 +15,8 @@ PARTS = {
     "without norm": lambda: ConvNorm(6, 8, 3, norm_cfg=None),
     "two kernels": lambda: RepConv(6, 6, (7, 3), groups=6),
     "strips": lambda: RepConv(6, 6, (9, 5, (1, 9), (9, 1)), groups=6),
+    "small first": lambda: RepConv(6, 6, (1, (3, 7)), groups=6),
+    "no affine": lambda: ConvNorm(6, 8, 3, norm_cfg=dict(type="BN", affine=False)),
     "strided": lambda: RepConv(6, 12, (7, 3), stride=2, groups=6),
     "skip": lambda: ResidualNormConv(6),
 }
@@ -88,3 +90,32 @@ def test_a_part_inside_of_a_detector(randomize_norms):
     switch_to_deploy(model)
     assert type(model[0]["rep"]) is nn.Conv2d
     torch.testing.assert_close(model[0]["rep"](x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_itself_and_errors_that_change_nothing(randomize_norms):
+    part = randomize_norms(ConvNorm(3, 4))
+    assert type(switch_to_deploy(part)) is nn.Conv2d and type(part) is ConvNorm
+    other = ConvNorm(4, 4, norm_cfg=dict(type="GN", num_groups=1))
+    model = nn.Sequential(part, other).eval()
+    with pytest.raises(TypeError, match="got GroupNorm"):
+        switch_to_deploy(model)
+    assert [type(child) for child in model] == [ConvNorm, ConvNorm]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_type_of_the_weights_is_kept(dtype, randomize_norms):
+    module = randomize_norms(nn.Sequential(RepConv(6, 6, (5, 3)), ResidualNormConv(6)))
+    x = torch.randn(1, 6, 9, 9)
+    expected = module(x)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(dtype)
+    fused = switch_to_deploy(module)
+    assert {p.dtype for p in fused.parameters()} == {dtype}
+    torch.testing.assert_close(fused(x.to(dtype)).float(), expected, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.parametrize("kernel_size", [4, 0, 2.0])
+def test_kernels_are_odd(kernel_size):
+    with pytest.raises(ValueError, match=f"odd integer, got {kernel_size}"):
+        RepConv(4, 4, (kernel_size, 3))

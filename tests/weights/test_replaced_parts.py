@@ -58,3 +58,14 @@ def test_other_losses_still_stop_it(checkpoint):
 def test_a_pattern_that_fits_nothing_is_named(checkpoint):
     with pytest.raises(WeightsError, match=r"new=\['token_mixr'\] fits no parameter"):
         load(checkpoint, ["token_mixer", "token_mixr"], token_mixers=HYBRID)
+
+
+@pytest.mark.parametrize("mixer", ["identity", "pooling", "fourier"])
+def test_a_part_without_parameters_in_place_of_one_with_some(tmp_path, randomize, mixer):
+    path = tmp_path / "attention.pth"
+    torch.save(randomize(PoolFormer(TINY, token_mixers="attention")).state_dict(), path)
+    with pytest.raises(WeightsError, match=r"unexpected: .*new=\['token_mixer'\]"):
+        load(path, token_mixers=mixer)
+    backbone = load(path, ["token_mixer"], token_mixers=mixer)
+    source = torch.load(path, weights_only=True)
+    assert all(torch.equal(value, source[name]) for name, value in backbone.state_dict().items())
