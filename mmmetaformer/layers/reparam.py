@@ -131,7 +131,7 @@ class ConvNorm(nn.Module):
         norm_cfg: dict | None = _BN,
     ) -> None:
         super().__init__()
-        sides = kernel_size if isinstance(kernel_size, tuple) else (kernel_size,) * 2
+        sides = tuple(kernel_size) if isinstance(kernel_size, list | tuple) else (kernel_size,) * 2
         rows, columns = sides
         padding = tuple(same_padding(side) for side in sides)
         self.conv = nn.Conv2d(
