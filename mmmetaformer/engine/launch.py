@@ -30,6 +30,10 @@ def run_cli(main: Callable[[], None]) -> None:
         main()
     except (UserError, WeightsError) as error:
         _fail(str(error))
+    # mmengine leaves the process group to the end of the interpreter, where the threads of a
+    # backend, still running, can abort a process that has done all its work.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _fail(message: str) -> None:
