@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -30,10 +32,27 @@ def run_cli(main: Callable[[], None]) -> None:
         main()
     except (UserError, WeightsError) as error:
         _fail(str(error))
-    # mmengine leaves the process group to the end of the interpreter, where the threads of a
-    # backend, still running, can abort a process that has done all its work.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    """End the process group, which mmengine leaves to the end of the interpreter.
+
+    gloo's threads may still be running then and abort a process that has done all its work, so
+    such a process ends here, behind the others' last message, without finalisation.
+    """
+    if torch.distributed.get_backend() != "gloo":
         torch.distributed.destroy_process_group()
+        return
+    torch.distributed.barrier()
+    for child in multiprocessing.active_children():  # workers of data loaders
+        child.terminate()
+        child.join()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _fail(message: str) -> None:
