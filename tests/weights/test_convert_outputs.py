@@ -67,13 +67,11 @@ def test_isotropic_networks_drop_the_blocks_behind(name, out_indices, checkpoint
         if own.startswith("blocks.") and int(own.split(".")[1]) >= blocks
     }
     assert set(result.dropped.get(BEHIND, [])) == behind
-    assert set(result.state_dict) == {
-        own for key, own in published.names().items() if key not in behind
-    }
-    for key, own in published.names().items():
-        if key not in behind:
-            target = backbone.state_dict()[own]
-            assert torch.equal(result.state_dict[own], published.state()[key].view(target.shape))
+    kept = {key: own for key, own in published.names().items() if key not in behind}
+    assert set(result.state_dict) == set(kept.values())
+    for key, own in kept.items():
+        target = backbone.state_dict()[own]
+        assert torch.equal(result.state_dict[own], published.state()[key].view(target.shape))
 
 
 def test_a_deeper_isotropic_network_is_refused_also_with_fewer_outputs(checkpoints):
@@ -116,9 +114,9 @@ def test_a_detector_of_this_package_loads_completely(name, checkpoints):
     backbone.load_state_dict(result.state_dict, strict=True)
     loaded = backbone.state_dict()
     assert len(loaded) == len(published.names())
-    for key, value in published.state().items():
-        if key.startswith("backbone."):
-            assert torch.equal(loaded[key.removeprefix("backbone.")], value), key
+    state = published.state()
+    for name_here, value in loaded.items():
+        assert torch.equal(value, state[f"backbone.{name_here}"]), name_here
 
 
 @pytest.mark.parametrize("name", ["convmixer own", "mixer own"])
