@@ -78,6 +78,14 @@ class Backbone(BaseModule):
         """The norm of an emitted map, or the identity."""
         return getattr(self, f"norm{index}", _NO_NORM)
 
+    def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """The maps as necks and heads take them: contiguous.
+
+        Norms over channels leave maps whose channels are innermost in memory, convolutions hand
+        that on, and mmcv's RoIAlign reads such a map as if they were not: noise, without an error.
+        """
+        return tuple(level.contiguous() for level in levels)
+
     def is_for_outputs(self, name: str) -> bool:
         """Whether a name in the state dict belongs to what dense prediction adds: a published
         classifier does not have it, and without it the pretrained function is complete."""

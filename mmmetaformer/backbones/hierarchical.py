@@ -123,7 +123,7 @@ class MetaFormer(Backbone):
                 x = self.run(block, x)
             if index in self.out_indices:
                 levels[index] = self.out_norm(index)(x)
-        return tuple(levels[index] for index in self.out_indices)
+        return self.emit(levels[index] for index in self.out_indices)
 
     def frozen_modules(self) -> Iterator[nn.Module]:
         """The stem for ``frozen_stages >= 0``; then stage by stage its downsampling, its

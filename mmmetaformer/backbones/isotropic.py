@@ -132,7 +132,7 @@ class IsotropicMetaFormer(Backbone):
             if index in self.out_indices:
                 levels[index] = self.out_norm(index)(x)
         maps = [levels[index] for index in self.out_indices]
-        return tuple(maps if self.pyramid is None else self.pyramid(maps, size))
+        return self.emit(maps if self.pyramid is None else self.pyramid(maps, size))
 
     def frozen_modules(self) -> Iterator[nn.Module]:
         """The patch embedding for ``frozen_stages >= 0``; then quarter by quarter its blocks and

@@ -7,6 +7,8 @@ import re
 
 import pytest
 import torch
+import torchvision
+from mmcv.ops import RoIAlign
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmetaformer import create_backbone, list_archs
@@ -61,6 +63,30 @@ def test_real_outputs_are_finite_at_an_odd_size(name):
         levels = backbone(torch.randn(2, 3, 112, 137))
     assert [tuple(level.shape[2:]) for level in levels] == level_sizes(name, 112, 137)
     assert all(level.isfinite().all() for level in levels)
+
+
+@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_maps_are_contiguous(name, mode):
+    """What mmcv's operators assume without asking: RoIAlign on a map with innermost channels
+    returns noise."""
+    maps = thin(name)
+    plain = thin(name, pyramid=None) if is_isotropic(name) else maps
+    for backbone in (maps, plain):
+        levels = backbone.train(mode)(torch.randn(2, 3, 48, 64))
+        assert [level.is_contiguous() for level in levels] == [True] * 4
+
+
+@pytest.mark.parametrize("name", ["caformer_s18", "ffnet_1", "mlp_mixer_s16"])
+def test_regions_of_the_maps(name):
+    """The mean over a region by RoIAlign is that by torchvision's, which takes any layout."""
+    with torch.no_grad():
+        levels = thin(name).eval()(torch.randn(2, 3, 64, 96))
+    regions = torch.tensor([[0, 2.0, 3.0, 60.0, 50.0], [1, 10.0, 0.0, 90.0, 40.0]])
+    for level, stride in zip(levels, (4, 8, 16, 32), strict=True):
+        ours = RoIAlign(7, 1 / stride, 2)(level, regions)
+        theirs = torchvision.ops.roi_align(level, regions, 7, 1 / stride, 2, aligned=True)
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ISOTROPIC)
