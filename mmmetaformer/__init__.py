@@ -20,6 +20,7 @@ _PUBLIC = {
     "IdentityFormer": "backbones",
     "IsotropicMetaFormer": "backbones",
     "MetaFormer": "backbones",
+    "MetaMixer": "metamixer",
     "MlpMixer": "backbones",
     "PoolFormer": "backbones",
     "PoolFormerV2": "backbones",

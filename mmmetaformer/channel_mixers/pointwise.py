@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ..layers import build_activation, build_norm
+from ..metamixer import MetaMixer
 from ..registry import CHANNEL_MIXERS
 
 _GELU = dict(type="GELU")
@@ -10,7 +11,7 @@ _BN = dict(type="BN")
 
 
 @CHANNEL_MIXERS.register_module(name=["pointwise", "Pointwise"])
-class Pointwise(nn.Module):
+class Pointwise(MetaMixer):
     """A 1x1 convolution, an activation and a norm: the second half of a `ConvMixer
     <https://arxiv.org/abs/2201.09792>`_ layer.
 
@@ -29,5 +30,11 @@ class Pointwise(nn.Module):
         self.act = build_activation(act_cfg)
         self.norm = build_norm(norm_cfg, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.act(self.conv(x)))
+    def query(self, x: Tensor) -> Tensor:
+        return x
+
+    def key(self, queries: Tensor) -> Tensor:
+        return self.conv(queries)
+
+    def value(self, coefficients: Tensor) -> Tensor:
+        return self.norm(coefficients)

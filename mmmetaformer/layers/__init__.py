@@ -7,13 +7,23 @@ from .norm import LayerNorm2d, ModifiedLayerNorm, build_norm
 from .patch_embedding import PatchActNorm, PatchEmbedding
 from .position import PositionEmbedding
 from .pyramid import ScalePyramid
-from .reparam import ConvNorm, RepConv, ResidualNormConv, same_padding, switch_to_deploy
+from .reparam import (
+    ConvNorm,
+    DepthwiseConv2d,
+    DepthwiseRepConv,
+    RepConv,
+    ResidualNormConv,
+    same_padding,
+    switch_to_deploy,
+)
 from .scale import ChannelScale
 
 __all__ = [
     "ChannelScale",
     "ConvDownsampling",
     "ConvNorm",
+    "DepthwiseConv2d",
+    "DepthwiseRepConv",
     "LayerNorm2d",
     "ModifiedLayerNorm",
     "PatchActNorm",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..registry import MODELS
 from .norm import build_norm
 
 _BN = dict(type="BN")
@@ -106,6 +107,7 @@ def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     return fused.train(False).requires_grad_(conv.weight.requires_grad)
 
 
+@MODELS.register_module()
 class ConvNorm(nn.Module):
     """A convolution without bias and a norm.
 
@@ -199,6 +201,61 @@ class RepConv(nn.Module):
             total = total + F.pad(weight, (right, right, down, down))
             bias = bias + shift
         return _conv_like(self.branches[0].conv, total, bias)
+
+
+@MODELS.register_module()
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution with a bias that keeps the size.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, a multiple of those of the input.
+        kernel_size: Side of the kernel, odd.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, H, W)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        padding = same_padding(kernel_size)
+        super().__init__(
+            in_channels, out_channels, kernel_size, padding=padding, groups=in_channels
+        )
+
+
+@MODELS.register_module()
+class DepthwiseRepConv(RepConv):
+    """The depthwise convolutions of FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_): a
+    kernel larger than 3 is trained beside a small one.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, a multiple of those of the input.
+        kernel_size: Side k of the largest kernel, odd.
+        strips: Train beside it a row (1, k) and a column (k, 1), and let the small kernel have the
+            side k - 4 instead of 3, as FFNet_seg.
+        norm_cfg: The norms; BatchNorm can be fused.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, H, W)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 7,
+        strips: bool = False,
+        norm_cfg: dict | None = _BN,
+    ) -> None:
+        kernels: list[int | tuple[int, int]] = [kernel_size]
+        if kernel_size > 3:
+            kernels.append(kernel_size - 4 if strips else 3)
+        if strips:
+            kernels += [(1, kernel_size), (kernel_size, 1)]
+        super().__init__(
+            in_channels, out_channels, tuple(kernels), groups=in_channels, norm_cfg=norm_cfg
+        )
 
 
 class ResidualNormConv(nn.Module):

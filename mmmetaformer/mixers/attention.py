@@ -7,18 +7,23 @@ form.
 
 from __future__ import annotations
 
-from mmengine.model import BaseModule
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers import build_activation
+from ..metamixer import MetaMixer
 from ..registry import TOKEN_MIXERS
 from .windows import from_windows, to_windows
 
 
 @TOKEN_MIXERS.register_module(name=["attention", "Attention"])
-class Attention(BaseModule):
+class Attention(MetaMixer):
     """Global self-attention (`Attention Is All You Need <https://arxiv.org/abs/1706.03762>`_)
-    over the positions of a map, by torch's ``scaled_dot_product_attention``.
+    over the positions of a map: the MetaMixer whose keys and values come from the image.
+
+    With the softmax it runs as torch's ``scaled_dot_product_attention``, which never stores the
+    coefficients; :meth:`coefficients` computes them.
 
     Args:
         dim: Number of channels C.
@@ -27,6 +32,8 @@ class Attention(BaseModule):
         proj_bias: Whether the output projection has a bias.
         attn_drop: Dropout of the attention weights.
         proj_drop: Dropout of the output.
+        coefficient_act_cfg: Activation of the scaled scores in place of the softmax over the keys,
+            for instance ``'GELU'``. It stores scores and coefficients, (B, heads, N, M).
         init_cfg: Initialisation; the default is the published one, a normal distribution with
             standard deviation 0.02.
 
@@ -45,6 +52,7 @@ class Attention(BaseModule):
         proj_bias: bool = False,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        coefficient_act_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg or dict(type="TruncNormal", layer="Linear", std=0.02))
@@ -57,38 +65,93 @@ class Attention(BaseModule):
         self.head_dim = head_dim
         self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.softmax = coefficient_act_cfg is None
+        self.act = nn.Softmax(dim=-1) if self.softmax else build_activation(coefficient_act_cfg)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
+    # What the forms of attention differ in.
+
+    def queried(self, x: Tensor) -> Tensor:
+        """The positions that ask, (B, N, C)."""
+        return x.flatten(2).transpose(1, 2)
+
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The positions that answer, (B, M, C), and which of them count, (B, M); None for all."""
+        return self.queried(x), None
+
+    def to_map(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """What the positions that asked get, (B, N, K), as a map (B, K, H, W) as large as x."""
+        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+
+    # The parts of a MetaMixer.
+
+    def query(self, x: Tensor) -> Tensor:
+        """(B, heads, N, head_dim)."""
+        return self._heads(self._linear(self.queried(x), 0))
+
+    def match(self, queries: Tensor, x: Tensor) -> Tensor:
+        """Scaled products with the keys, (B, heads, N, M)."""
+        tokens, valid = self.attended(x)
+        keys = self._heads(self._linear(tokens, 1))
+        scores = queries @ keys.transpose(-2, -1) * self.head_dim**-0.5
+        return scores if valid is None else scores.masked_fill(~_of_keys(valid), -torch.inf)
+
+    def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
+        tokens, valid = self.attended(x)
+        values = self._heads(self._linear(tokens, 2))
+        if valid is not None:  # an activation of minus infinity may be anything
+            coefficients = coefficients.masked_fill(~_of_keys(valid), 0.0)
+        coefficients = F.dropout(coefficients, self.attn_drop, self.training)
+        return self._project(coefficients @ values, x)
+
+    def coefficient_maps(self, x: Tensor) -> Tensor:
+        """How strongly each position attends to each key of each head, (B, heads * M, H, W)."""
+        return self.to_map(self.coefficients(x).transpose(1, 2).flatten(2), x)
+
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
-        return self.attend(q, k, v).transpose(1, 2).unflatten(2, x.shape[2:])
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Queries (B, N, C) against keys and values (B, M, C), then the output projection.
-
-        ``mask`` (B, M) is True for the keys that count.
-        """
-        q, k, v = (part.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in (q, k, v))
+        if not self.softmax:
+            return super().forward(x)
+        q, k, v, valid = self.project(x)
         out = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if mask is None else mask[:, None, None, :],
+            *(self._heads(part) for part in (q, k, v)),
+            attn_mask=None if valid is None else _of_keys(valid),
             dropout_p=self.attn_drop if self.training else 0.0,
         )
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+        return self._project(out, x)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values, (B, N or M, C), and which of the keys count."""
+        tokens, valid = self.attended(x)
+        return *self.qkv(tokens).chunk(3, dim=-1), valid
+
+    def _linear(self, tokens: Tensor, part: int) -> Tensor:
+        """One third of ``qkv``: queries 0, keys 1, values 2."""
+        weight, bias = self.qkv.weight.chunk(3)[part], self.qkv.bias
+        return F.linear(tokens, weight, None if bias is None else bias.chunk(3)[part])
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+
+    def _project(self, heads: Tensor, x: Tensor) -> Tensor:
+        tokens = self.proj_drop(self.proj(heads.transpose(1, 2).flatten(2)))
+        return self.to_map(tokens, x)
 
     def extra_repr(self) -> str:
         return f"head_dim={self.head_dim}"
+
+
+def _of_keys(valid: Tensor) -> Tensor:
+    """(B, M) as (B, 1, 1, M)."""
+    return valid[:, None, None, :]
 
 
 @TOKEN_MIXERS.register_module(name=["window_attention", "WindowAttention"])
 class WindowAttention(Attention):
     """Self-attention within windows that do not overlap: linear cost in the number of pixels.
 
-    Maps are padded to whole windows; padding is masked and never attended to.
+    Maps are padded to whole windows; padding is masked and never attended to. Key k of
+    :meth:`coefficient_maps` is position k of each window.
 
     Args:
         dim: Number of channels C.
@@ -106,13 +169,18 @@ class WindowAttention(Attention):
             raise ValueError(f"window_size must be a positive integer, got {window_size!r}")
         self.window_size = window_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        size = tuple(x.shape[2:])
-        window = (min(self.window_size, size[0]), min(self.window_size, size[1]))
-        windows, valid = to_windows(x, window)
-        q, k, v = self.qkv(windows.transpose(1, 2)).chunk(3, dim=-1)
-        out = self.attend(q, k, v, valid)
-        return from_windows(out.transpose(1, 2), window, size)
+    def queried(self, x: Tensor) -> Tensor:
+        return self.attended(x)[0]
+
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        windows, valid = to_windows(x, self._window(x))
+        return windows.transpose(1, 2), valid
+
+    def to_map(self, tokens: Tensor, x: Tensor) -> Tensor:
+        return from_windows(tokens.transpose(1, 2), self._window(x), tuple(x.shape[2:]))
+
+    def _window(self, x: Tensor) -> tuple[int, int]:
+        return min(self.window_size, x.shape[2]), min(self.window_size, x.shape[3])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, window_size={self.window_size}"
@@ -140,16 +208,15 @@ class SpatialReductionAttention(Attention):
             raise ValueError(f"sr_ratio must be a positive integer, got {sr_ratio!r}")
         self.sr_ratio = sr_ratio
 
-    def forward(self, x: Tensor) -> Tensor:
-        dim = x.shape[1]
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         # Incomplete squares at the border are averaged over the pixels they have.
         reduced = F.avg_pool2d(x, self.sr_ratio, self.sr_ratio, ceil_mode=True)
-        tokens, reduced = (part.flatten(2).transpose(1, 2) for part in (x, reduced))
-        weight, bias = self.qkv.weight, self.qkv.bias
-        q_bias, kv_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
-        q = F.linear(tokens, weight[:dim], q_bias)
-        k, v = F.linear(reduced, weight[dim:], kv_bias).chunk(2, dim=-1)
-        return self.attend(q, k, v).transpose(1, 2).unflatten(2, x.shape[2:])
+        return reduced.flatten(2).transpose(1, 2), None
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        tokens, _ = self.attended(x)
+        keys, values = (self._linear(tokens, part) for part in (1, 2))
+        return self._linear(self.queried(x), 0), keys, values, None
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sr_ratio={self.sr_ratio}"

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from ..layers import build_activation, build_norm, same_padding
+from ..metamixer import MetaMixer
 from ..registry import TOKEN_MIXERS
 
 _GELU = dict(type="GELU")
@@ -36,7 +37,7 @@ class DepthwiseConv(nn.Module):
 
 
 @TOKEN_MIXERS.register_module(name=["depthwise_act_norm", "DepthwiseActNorm"])
-class DepthwiseActNorm(DepthwiseConv):
+class DepthwiseActNorm(MetaMixer):
     """Depthwise convolution, activation, norm: the first half of a `ConvMixer
     <https://arxiv.org/abs/2201.09792>`_ layer.
 
@@ -57,9 +58,17 @@ class DepthwiseActNorm(DepthwiseConv):
         act_cfg: dict | None = _GELU,
         norm_cfg: dict | None = _BN,
     ) -> None:
-        super().__init__(dim, kernel_size)
+        super().__init__()
+        padding = same_padding(kernel_size)
+        self.conv = nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=dim)
         self.act = build_activation(act_cfg)
         self.norm = build_norm(norm_cfg, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.act(self.conv(x)))
+    def query(self, x: Tensor) -> Tensor:
+        return x
+
+    def key(self, queries: Tensor) -> Tensor:
+        return self.conv(queries)
+
+    def value(self, coefficients: Tensor) -> Tensor:
+        return self.norm(coefficients)

@@ -1,0 +1,128 @@
+"""MetaMixer: what self-attention and a feed-forward network have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .layers import build_activation
+from .registry import CHANNEL_MIXERS, MODELS, TOKEN_MIXERS, as_cfg, build_part
+
+_GELU = dict(type="GELU")
+_NORMAL = dict(type="TruncNormal", layer="Conv2d", std=0.02)
+
+
+class MetaMixer(BaseModule):
+    """The abstraction of `MetaMixer Is All You Need <https://arxiv.org/abs/2406.02021>`_: queries
+    are compared with keys, the scores are activated to coefficients, and the coefficients weigh
+    values::
+
+        coefficients = act(match(query(x), x))
+        out = aggregate(coefficients, x)
+
+    What the four parts are is left to the instance:
+
+    ====================  ==================  ==========================  ==========  ============
+    instance              query               key                         act         value
+    ====================  ==================  ==========================  ==========  ============
+    ``Attention``         linear              a linear map of each pixel  softmax     likewise
+    ``FFNifiedAttention`` 1x1 convolution     depthwise kernels           GELU        depthwise
+    ``ConvNeXt``          depthwise           1x1 kernels                 GELU        1x1 kernels
+    ``Mlp``               the input           1x1 kernels                 GELU        1x1 kernels
+    ``SepConv``           the input           1x1 kernels                 StarReLU    separable
+    ``StaticMetaMixer``   any                 any                         any         any
+    ====================  ==================  ==========================  ==========  ============
+
+    In all but the first, keys and values are weights and do not depend on the image ("static");
+    such an instance says ``query``, ``key``, ``act`` and ``value``, each a submodule or a method.
+    An instance with keys and values of the image overrides ``match`` and ``aggregate``.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    query: Callable[[Tensor], Tensor]
+    key: Callable[[Tensor], Tensor]
+    act: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor], Tensor]
+
+    def match(self, queries: Tensor, x: Tensor) -> Tensor:
+        """The scores of the queries; ``x`` (B, C, H, W) is the input, where keys come from it."""
+        return self.key(queries)
+
+    def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
+        """Values weighed by the coefficients, (B, C, H, W)."""
+        return self.value(coefficients)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What is activated: (B, K, H, W) with K static keys."""
+        return self.match(self.query(x), x)
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """The activated scores, of the shape of the scores."""
+        return self.act(self.scores(x))
+
+    def coefficient_maps(self, x: Tensor) -> Tensor:
+        """How strongly each key answers at each position, (B, K, H, W)."""
+        return self.coefficients(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.aggregate(self.coefficients(x), x)
+
+
+@TOKEN_MIXERS.register_module(name=["metamixer", "StaticMetaMixer"])
+@CHANNEL_MIXERS.register_module(name=["metamixer", "StaticMetaMixer"])
+class StaticMetaMixer(MetaMixer):
+    """A MetaMixer of which each part is a config::
+
+        token_mixers=dict(
+            type='metamixer',
+            query=dict(type='Conv', kernel_size=1),
+            key=dict(type='DepthwiseConv2d', kernel_size=5),
+            act_cfg='ReLU',
+            value=dict(type='DepthwiseRepConv', kernel_size=7))
+
+    Args:
+        dim: Number of channels C.
+        query: Config of a map from C to C channels; None takes the input as it is.
+        key: Config of the convolution with the keys, from C to ``int(ratio * C)`` channels.
+        value: Config of the convolution with the values, back to C channels.
+        ratio: Keys over C.
+        act_cfg: Activation of the coefficients; None means none.
+        init_cfg: Initialisation; the default is a normal distribution with standard deviation
+            0.02.
+
+    Configs of parts name any module of OpenMMLab or of this package that is built as
+    ``Part(in_channels=..., out_channels=..., **options)`` and keeps the size of the map, or a
+    class, or its dotted path.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        query: Any,
+        key: Any,
+        value: Any,
+        ratio: float = 1.0,
+        act_cfg: dict | None = _GELU,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or _NORMAL)
+        keys = int(dim * ratio)
+        self.query = _build("query", query, dim, dim) if query is not None else nn.Identity()
+        self.key = _build("key", key, dim, keys)
+        self.act = build_activation(act_cfg)
+        self.value = _build("value", value, keys, dim)
+
+
+def _build(name: str, cfg: Any, in_channels: int, out_channels: int) -> nn.Module:
+    cfg = as_cfg(name, cfg)
+    if cfg is None:
+        raise TypeError(f"{name} must be a name or a dict with the key 'type', got None")
+    return build_part(MODELS, cfg, in_channels=in_channels, out_channels=out_channels)
