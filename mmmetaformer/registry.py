@@ -16,7 +16,21 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
-MODELS = Registry(
+# Parts that need mmseg, which takes seconds to import and a detector does without.
+_ON_DEMAND = {"FFNetHead": "mmmetaformer.heads"}
+
+
+class _Models(Registry):
+    """Imports what is ``_ON_DEMAND`` when its name is asked for."""
+
+    def get(self, key: str) -> type | None:
+        name = key.rpartition(".")[2] if isinstance(key, str) else None
+        if name in _ON_DEMAND:
+            import_module(_ON_DEMAND[name])
+        return super().get(key)
+
+
+MODELS = _Models(
     "model",
     parent=ROOT_MODELS,
     scope="mmmetaformer",
@@ -81,12 +95,11 @@ def part_takes(registry: Registry, cfg: Mapping[str, Any], argument: str) -> boo
     return argument in signature(find_part(registry, cfg.get("type")).__init__).parameters
 
 
-def with_act_cfg(registry: Registry, cfg: Mapping[str, Any], act_cfg: Any) -> dict:
-    """The config of a part that is given the network's activation if it takes one and its own
-    config names none."""
-    if "act_cfg" in cfg or not part_takes(registry, cfg, "act_cfg"):
-        return dict(cfg)
-    return {**cfg, "act_cfg": act_cfg}
+def with_defaults(registry: Registry, cfg: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict:
+    """The config of a part with those of the network's arguments that its constructor takes and
+    its own config does not name."""
+    taken = {name: value for name, value in defaults.items() if part_takes(registry, cfg, name)}
+    return {**taken, **cfg}
 
 
 def as_cfg(name: str, value: Any) -> dict | None:

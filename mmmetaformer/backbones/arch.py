@@ -26,6 +26,8 @@ class BlockSettings:
         norm_cfg: Norm of the blocks; None means no norm.
         act_cfg: Activation of mixers, stem and downsampling, where they have one and their own
             configs name none (single).
+        inner_norm_cfg: Norm inside of mixers, stem and downsampling, where they take a
+            ``norm_cfg`` and their own configs name none; None leaves them their own (single).
         out_norm_cfg: Norm of each emitted map; None emits them raw (single).
         layer_scale_init_value: Initial LayerScale; None means none.
         res_scale_init_value: Initial scale of the identity path; None means none.
@@ -40,6 +42,7 @@ class BlockSettings:
     channel_mixers: Any = "mlp"
     norm_cfg: Any = None
     act_cfg: Any = "GELU"
+    inner_norm_cfg: Any = None
     out_norm_cfg: dict | None = None
     layer_scale_init_value: Any = None
     res_scale_init_value: Any = None
@@ -55,7 +58,7 @@ class BlockSettings:
                     raise TypeError(f"{name} must be a number or None, got {item!r}")
         self._check_integers("pretrain_size", [self.pretrain_size])
         # Configs of parts may be given as a plain name; from here on they are dicts.
-        for name in ("act_cfg", "out_norm_cfg"):
+        for name in ("act_cfg", "inner_norm_cfg", "out_norm_cfg"):
             object.__setattr__(self, name, as_cfg(name, getattr(self, name)))
 
     def _check_integers(self, name: str, values: Sequence) -> None:
@@ -94,13 +97,20 @@ class BlockSettings:
                 token_mixer=self._with_grid(cfgs["token_mixers"][i], strides[i]),
                 channel_mixer=cfgs["channel_mixers"][i],
                 norm_cfg=cfgs["norm_cfg"][i],
-                act_cfg=self.act_cfg,
+                part_defaults=self.part_defaults(),
                 layer_scale_init_value=layer_scale[i],
                 res_scale_init_value=res_scale[i],
                 residual=self.residual,
             )
             for i in range(NUM_STAGES)
         ]
+
+    def part_defaults(self) -> dict:
+        """What the network hands to each of its parts that takes it."""
+        defaults = dict(act_cfg=self.act_cfg)
+        if self.inner_norm_cfg is not None:
+            defaults["norm_cfg"] = self.inner_norm_cfg
+        return defaults
 
     def _with_grid(self, mixer: dict, stride: int) -> dict:
         if "grid_size" in mixer or not part_takes(TOKEN_MIXERS, mixer, "grid_size"):

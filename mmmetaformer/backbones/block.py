@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import ChannelScale, build_norm
-from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part, with_act_cfg
+from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part, with_defaults
 
 
 class MetaFormerBlock(BaseModule):
@@ -23,7 +23,8 @@ class MetaFormerBlock(BaseModule):
         token_mixer: Config of the token mixer.
         channel_mixer: Config of the channel mixer; None leaves the second half out.
         norm_cfg: Config of both norms; None means no norm.
-        act_cfg: Activation of both mixers, where they have one and their own configs name none.
+        part_defaults: Arguments of both mixers, where they take them and their own configs do not
+            name them: ``act_cfg``, ``norm_cfg``.
         drop_path_rate: Probability of dropping a branch, per image.
         layer_scale_init_value: Initial LayerScale of both branches; None means no LayerScale.
         res_scale_init_value: Initial scale of both identity paths; None means no such scale.
@@ -40,7 +41,7 @@ class MetaFormerBlock(BaseModule):
         token_mixer: Mapping[str, Any],
         channel_mixer: Mapping[str, Any] | None,
         norm_cfg: dict | None,
-        act_cfg: dict | None,
+        part_defaults: Mapping[str, Any],
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float | None = None,
         res_scale_init_value: float | None = None,
@@ -60,7 +61,7 @@ class MetaFormerBlock(BaseModule):
 
         # A scale of an identity path that is left out would be a parameter without a gradient.
         res_scale1, res_scale2 = (res_scale_init_value if path else None for path in pair)
-        token_mixer = with_act_cfg(TOKEN_MIXERS, token_mixer, act_cfg)
+        token_mixer = with_defaults(TOKEN_MIXERS, token_mixer, part_defaults)
 
         self.norm1 = build_norm(norm_cfg, dim)
         self.token_mixer = build_part(TOKEN_MIXERS, token_mixer, dim=dim)
@@ -70,7 +71,8 @@ class MetaFormerBlock(BaseModule):
         self.mlp = None
         if channel_mixer is not None:
             self.norm2 = build_norm(norm_cfg, dim)
-            self.mlp = build_part(CHANNEL_MIXERS, channel_mixer, dim=dim, act_cfg=act_cfg)
+            channel_mixer = with_defaults(CHANNEL_MIXERS, channel_mixer, part_defaults)
+            self.mlp = build_part(CHANNEL_MIXERS, channel_mixer, dim=dim)
             self.layer_scale2 = scale(layer_scale_init_value)
             self.res_scale2 = scale(res_scale2)
 

@@ -10,7 +10,7 @@ from mmengine.model import ModuleDict, ModuleList, Sequential
 from torch import Tensor, nn
 
 from ..layers import PositionEmbedding
-from ..registry import MODELS, build_part, with_act_cfg
+from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, resolve_arch
 from .base import Backbone, linear_drop_path, resolve_out_indices
 from .block import MetaFormerBlock
@@ -39,9 +39,9 @@ class MetaFormer(Backbone):
         init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
             published layout and raises unless every parameter but the output norms is loaded.
         **overrides: Fields of ``ArchSettings`` that replace the arch's own: ``token_mixers``,
-            ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``out_norm_cfg`` (None emits the raw
-            stage outputs), ``layer_scale_init_value``, ``res_scale_init_value``,
-            ``pos_embed_sizes``, ...
+            ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``inner_norm_cfg``, ``out_norm_cfg``
+            (None emits the raw stage outputs), ``layer_scale_init_value``,
+            ``res_scale_init_value``, ``pos_embed_sizes``, ...
 
     Shape:
         Image (B, in_channels, H, W) -> one map (B, out_channels[i], H_i, W_i) per emitted stage,
@@ -89,7 +89,7 @@ class MetaFormer(Backbone):
         self.stages = ModuleList()
         channels = in_channels
         for index, stage in enumerate(stages[: max(self.out_indices) + 1]):
-            downsampling = with_act_cfg(MODELS, stage.downsampling, settings.act_cfg)
+            downsampling = with_defaults(MODELS, stage.downsampling, settings.part_defaults())
             self.downsample_layers.append(
                 build_part(MODELS, downsampling, in_channels=channels, out_channels=stage.dim)
             )

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
-from ..registry import MODELS, build_part, with_act_cfg
+from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, IsotropicSettings, resolve_arch
 from .base import Backbone, linear_drop_path, resolve_out_indices
 from .block import MetaFormerBlock
@@ -93,7 +93,8 @@ class IsotropicMetaFormer(Backbone):
             patch_stride = patch_size
             if settings.pyramid is not None:
                 patch_stride = 1 << (patch_size - 1).bit_length()
-        stem = with_act_cfg(MODELS, {**settings.stem, "stride": patch_stride}, settings.act_cfg)
+        stem = {**settings.stem, "stride": patch_stride}
+        stem = with_defaults(MODELS, stem, settings.part_defaults())
         self.stem = build_part(MODELS, stem, in_channels=in_channels, out_channels=settings.dim)
         drop_path_rates = linear_drop_path(drop_path_rate, settings.depth)
         self.blocks = ModuleList(

@@ -143,6 +143,16 @@ VARIANTS = {
     "ffnet_3": dict(family="ffnet", depths=[4, 4, 22, 5], dims=[96, 192, 384, 768], layer_scale_init_value=1e-6),  # noqa: E501
     "ffnet_4": dict(family="ffnet", depths=[4, 4, 27, 3], dims=[128, 256, 512, 1024], layer_scale_init_value=1e-6),  # noqa: E501
 
+    # The backbone of FFNet_seg, which emits the stages 1 to 3.
+    "ffnet_seg": dict(
+        family="ffnet", depths=[3, 4, 18, 5], dims=[96, 192, 384, 768],
+        token_mixers=[dict(type="ffnified_attention", kernel_size=size, strips=True) for size in (3, 3, 9, 9)],  # noqa: E501
+        channel_mixers=dict(type="convnext", kernel_size=3, ratio=4),
+        layer_scale_init_value=1e-5,
+        stem=dict(type="FourConvStem", stride=4),
+        downsampling=dict(type="BottleneckDownsampling", stride=2),
+        out_norm_cfg=None),
+
     "convmixer_768_32": _convmixer(dim=768, depth=32, kernel_size=7, patch_size=7, act_cfg="ReLU"),
     "convmixer_1024_20": _convmixer(dim=1024, depth=20, kernel_size=9, patch_size=14),
     "convmixer_1536_20": _convmixer(dim=1536, depth=20, kernel_size=9, patch_size=7),

@@ -1,7 +1,9 @@
 """Channel mixers: the second half of a block, which mixes the channels of each position.
 
-The contract: a module built as ``Mixer(dim=C, act_cfg=..., **options)`` that maps (B, C, H, W)
-to (B, C, H, W), registered in ``CHANNEL_MIXERS``.
+The contract: a module built as ``Mixer(dim=C, **options)`` that maps (B, C, H, W) to
+(B, C, H, W), registered in ``CHANNEL_MIXERS``. Unless its config says otherwise, a mixer with an
+argument ``act_cfg`` is given the activation of the network, and one with an argument ``norm_cfg``
+its ``inner_norm_cfg``, if there is one.
 """
 
 from .convnext import ConvNeXt

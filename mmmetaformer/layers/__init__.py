@@ -2,7 +2,13 @@
 
 from .activation import SquaredReLU, StarReLU, build_activation
 from .checkpoint import checkpoint_block
-from .downsampling import ConvDownsampling, RepDownsampling, TwoConvStem
+from .downsampling import (
+    BottleneckDownsampling,
+    ConvDownsampling,
+    FourConvStem,
+    RepDownsampling,
+    TwoConvStem,
+)
 from .norm import LayerNorm2d, ModifiedLayerNorm, build_norm
 from .patch_embedding import PatchActNorm, PatchEmbedding
 from .position import PositionEmbedding
@@ -19,11 +25,13 @@ from .reparam import (
 from .scale import ChannelScale
 
 __all__ = [
+    "BottleneckDownsampling",
     "ChannelScale",
     "ConvDownsampling",
     "ConvNorm",
     "DepthwiseConv2d",
     "DepthwiseRepConv",
+    "FourConvStem",
     "LayerNorm2d",
     "ModifiedLayerNorm",
     "PatchActNorm",

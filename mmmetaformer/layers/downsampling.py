@@ -98,6 +98,53 @@ class TwoConvStem(BaseModule):
 
 
 @MODELS.register_module()
+class FourConvStem(BaseModule):
+    """Four 3x3 convolutions, the first and the last of stride 2, each with its norm, and
+    activations behind the first two: the stem of FFNet_seg (`MetaMixer
+    <https://arxiv.org/abs/2406.02021>`_).
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Channels of the output and of the third convolution.
+        stride: Stride of all together, which is 4.
+        mid_channels: Channels of the first two convolutions.
+        act_cfg: The activations.
+        norm_cfg: The norms; BatchNorm can be fused.
+        init_cfg: Initialisation; the default is a normal distribution with standard deviation
+            0.02.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, H', W'), each side halved twice, rounded up
+
+    Raises:
+        ValueError: If ``stride`` is not 4.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 4,
+        mid_channels: int = 64,
+        act_cfg: dict | None = _GELU,
+        norm_cfg: dict | None = _BN,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
+        if stride != 4:
+            raise ValueError(f"the stride of FourConvStem is 4, got {stride!r}")
+        self.conv1 = ConvNorm(in_channels, mid_channels, 3, 2, norm_cfg=norm_cfg)
+        self.conv2 = ConvNorm(mid_channels, mid_channels, 3, norm_cfg=norm_cfg)
+        self.act = build_activation(act_cfg)
+        self.conv3 = ConvNorm(mid_channels, out_channels, 3, norm_cfg=norm_cfg)
+        self.conv4 = ConvNorm(out_channels, out_channels, 3, 2, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv2(self.act(self.conv1(x))))
+        return self.conv4(self.conv3(x))
+
+
+@MODELS.register_module()
 class RepDownsampling(BaseModule):
     """A strided depthwise convolution trained beside a smaller one, then ``x + conv1x1(BN(x))``:
     the patch merging of FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_).
@@ -140,3 +187,43 @@ class RepDownsampling(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(self.conv(x))
+
+
+@MODELS.register_module()
+class BottleneckDownsampling(BaseModule):
+    """A strided 3x3 convolution to more channels, an activation and a 1x1 convolution back, both
+    with their norm: the patch merging of FFNet_seg (`MetaMixer
+    <https://arxiv.org/abs/2406.02021>`_).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride.
+        ratio: Hidden channels over those of the output.
+        act_cfg: The activation.
+        norm_cfg: The norms; BatchNorm can be fused.
+        init_cfg: Initialisation; the default is a normal distribution with standard deviation
+            0.02.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 2,
+        ratio: float = 2.0,
+        act_cfg: dict | None = _GELU,
+        norm_cfg: dict | None = _BN,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
+        hidden = int(out_channels * ratio)
+        self.conv = ConvNorm(in_channels, hidden, 3, stride, norm_cfg=norm_cfg)
+        self.act = build_activation(act_cfg)
+        self.proj = ConvNorm(hidden, out_channels, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.act(self.conv(x)))

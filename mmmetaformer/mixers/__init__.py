@@ -3,8 +3,9 @@
 The contract: a module built as ``Mixer(dim=C, **options)`` that maps (B, C, H, W) to
 (B, C, H, W) for every H and W, registered in ``TOKEN_MIXERS``. The residual, the norm before it,
 LayerScale and drop path belong to the block. Unless its config says otherwise, a mixer with an
-argument ``act_cfg`` is given the activation of the network, and one with an argument ``grid_size``
-the side of its stage's map at the pre-training resolution.
+argument ``act_cfg`` is given the activation of the network, one with an argument ``norm_cfg`` its
+``inner_norm_cfg``, if there is one, and one with an argument ``grid_size`` the side of its stage's
+map at the pre-training resolution.
 """
 
 from .attention import Attention, SpatialReductionAttention, WindowAttention

@@ -123,19 +123,21 @@ _poolformer_rest = _rules(
 )
 
 
-def _ffnet(names: Iterable[str]) -> dict[str, str | None]:
-    """FFNet's release: the patch merging is the first entry of a stage from stage 1 on, and
-    convolution and norm of a pair are called ``c`` and ``bn``."""
+def _in_ffnet(rules: Rename) -> Rename:
+    """What FFNet's releases share: the patch merging is the first entry of a stage from stage 1
+    on, and convolution and norm of a pair are called ``c`` and ``bn``."""
 
     def shift(match: re.Match) -> str:
         stage, block = int(match.group(1)), int(match.group(2))
         return f"stages.{stage}.{block - (stage > 0)}."
 
-    renamed = _ffnet_rules(names)
-    return {
-        name: own and _pair(re.sub(r"^stages\.(\d)\.(\d+)\.", shift, own))
-        for name, own in renamed.items()
-    }
+    def rename(names: Iterable[str]) -> dict[str, str | None]:
+        return {
+            name: own and _pair(re.sub(r"^stages\.(\d)\.(\d+)\.", shift, own))
+            for name, own in rules(names).items()
+        }
+
+    return rename
 
 
 def _pair(name: str) -> str:
@@ -167,6 +169,35 @@ _ffnet_rules = _rules(
     (r"(stages\.[0-3]\.\d+)\.channel_mixer\.layer_scale", r"\1.layer_scale2.scale"),
     (r"(norm[0-3]\.\w+)", r"\1"),
     (r"norm\.\w+|head\..+", CLASSIFIER),
+)
+
+_ffnet_seg_rules = _rules(
+    *(
+        (rf"patch_embed\.{theirs}\.{_CONV}", rf"downsample_layers.0.conv{ours}.\1")
+        for theirs, ours in ((0, 1), (2, 2), (4, 3), (5, 4))
+    ),
+    (rf"{_MERGING}\.0\.{_CONV}", r"downsample_layers.\1.conv.\2"),
+    (rf"{_MERGING}\.2\.{_CONV}", r"downsample_layers.\1.proj.\2"),
+    (rf"{_TOKENS}\.fc\.{_CONV}", r"\1.token_mixer.query.\2"),
+    # A kernel beyond 3 has a small one beside it, and the strips follow.
+    *(
+        (
+            rf"{stages}\.token_mixer\.0\.main\.{theirs}\.{branch}\.{_CONV}",
+            rf"\1.token_mixer.{ours}.branches.{number}.\2",
+        )
+        for stages, branches in (
+            (r"(stages\.[01]\.\d+)", ("conv1", "strip_conv1", "strip_conv2")),
+            (r"(stages\.[23]\.\d+)", ("conv1", "conv2", "strip_conv1", "strip_conv2")),
+        )
+        for theirs, ours in (("conv1", "key"), ("conv2", "value"))
+        for number, branch in enumerate(branches)
+    ),  # fmt: skip
+    (rf"{_CHANNELS}\.conv\.{_CONV}", r"\1.mlp.conv.\2"),
+    (rf"{_CHANNELS}\.(fc[12])\.(weight|bias)", r"\1.mlp.\2.\3"),
+    (r"(stages\.[0-3]\.\d+)\.token_mixer\.0\.layer_scale", r"\1.layer_scale1.scale"),
+    (r"(stages\.[0-3]\.\d+)\.channel_mixer\.layer_scale", r"\1.layer_scale2.scale"),
+    (r"(norm[0-3]\.\w+)", r"\1"),
+    (r"head[12]\..+", CLASSIFIER),
 )
 
 # ---------------------------------------------------------------- isotropic networks
@@ -224,7 +255,16 @@ LAYOUTS = (
     Layout("mmmetaformer", (r"downsample_layers\.0\.conv\d?\..*weight", r"stages\.0\.0\..+"), _own),
     Layout("PoolFormer", (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"), _poolformer),
     Layout("timm MetaFormer", (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"), _timm),
-    Layout("FFNet", (r"patch_embed\.0\.c\.weight", r"stages\.0\.0\.token_mixer\.0\..+"), _ffnet),
+    Layout(
+        "FFNet",
+        (r"patch_embed\.0\.c\.weight", r"stages\.1\.0\.proj\.0\.conv\.c\.weight"),
+        _in_ffnet(_ffnet_rules),
+    ),
+    Layout(
+        "FFNet_seg",
+        (r"patch_embed\.0\.c\.weight", r"stages\.1\.0\.proj\.0\.c\.weight"),
+        _in_ffnet(_ffnet_seg_rules),
+    ),
     Layout("mmmetaformer isotropic", (r"stem\.conv\.weight", r"blocks\.0\..+"), _own_isotropic),
     Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer),
     Layout(

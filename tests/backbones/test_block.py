@@ -38,7 +38,7 @@ def make(**options) -> MetaFormerBlock:
         token_mixer=dict(type="pooling"),
         channel_mixer=dict(type="mlp"),
         norm_cfg=dict(type="GN", num_groups=1),
-        act_cfg=dict(type="GELU"),
+        part_defaults=dict(act_cfg=dict(type="GELU")),
     )
     return MetaFormerBlock(DIM, **{**settings, **options}).double()
 
@@ -91,11 +91,14 @@ def test_drop_path_drops_whole_images_in_training_only():
 
 
 def test_no_activation():
-    assert isinstance(make(act_cfg=None).mlp.act, torch.nn.Identity)
+    assert isinstance(make(part_defaults=dict(act_cfg=None)).mlp.act, torch.nn.Identity)
 
 
 @pytest.mark.parametrize("act", ["ReLU", "SiLU"])
 def test_activation_reaches_the_channel_mixer(act):
-    assert type(make(act_cfg=dict(type=act)).mlp.act).__name__ == act
+    assert type(make(part_defaults=dict(act_cfg=dict(type=act))).mlp.act).__name__ == act
     own = dict(type="mlp", act_cfg=dict(type="Tanh"))
-    assert type(make(act_cfg=dict(type=act), channel_mixer=own).mlp.act).__name__ == "Tanh"
+    assert (
+        type(make(part_defaults=dict(act_cfg=dict(type=act)), channel_mixer=own).mlp.act).__name__
+        == "Tanh"
+    )

@@ -1,0 +1,5 @@
+"""Decode heads that mmseg does not have. Importing this package imports mmseg."""
+
+from .ffnet_head import FFNetHead
+
+__all__ = ["FFNetHead"]
