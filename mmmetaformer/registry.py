@@ -14,6 +14,7 @@ from typing import Any
 
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
 # Parts that need mmseg, which takes seconds to import and a detector does without.
@@ -35,6 +36,13 @@ MODELS = _Models(
     parent=ROOT_MODELS,
     scope="mmmetaformer",
     locations=["mmmetaformer.layers", "mmmetaformer.backbones"],
+)
+
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope="mmmetaformer",
+    locations=["mmmetaformer.engine.layer_decay"],
 )
 
 # Parts of a block.

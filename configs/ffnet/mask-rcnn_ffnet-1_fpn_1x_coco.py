@@ -5,6 +5,7 @@ model = dict(
     backbone=dict(
         type='mmmetaformer.FFNet',
         arch='1',
+        inner_norm_cfg=dict(type='SyncBN'),
         init_cfg=dict(
             type='Pretrained',
             checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_1.pth.tar')),

@@ -5,6 +5,7 @@ model = dict(
     backbone=dict(
         type='mmmetaformer.FFNet',
         arch='1',
+        inner_norm_cfg=dict(type='SyncBN'),
         out_indices=(1, 2, 3),
         init_cfg=dict(
             type='Pretrained',

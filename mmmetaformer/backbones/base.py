@@ -16,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import is_pretrained, load_pretrained
 
+DECAY_TYPES = ("layer_wise", "stage_wise")
+
 # Shared and without state; no submodule of any backbone.
 _NO_NORM = nn.Identity()
 
@@ -95,6 +97,26 @@ class Backbone(BaseModule):
     def is_behind_outputs(self, name: str) -> bool:
         """Whether a name belongs to a part behind the last emitted map, which is not built."""
 
+    @abstractmethod
+    def num_layers(self, decay_type: str = "layer_wise") -> int:
+        """The number of the last layer, as :meth:`layer_depth` counts them."""
+
+    @abstractmethod
+    def layer_depth(self, name: str, decay_type: str = "layer_wise") -> int | None:
+        """How deep a parameter lies, for a learning rate that decays towards the image.
+
+        Args:
+            name: One of the backbone's own parameters.
+            decay_type: ``'layer_wise'`` or ``'stage_wise'``.
+
+        Returns:
+            0 for the stem, up to :meth:`num_layers`; None for what dense prediction adds (output
+            norms, a pyramid), which has no pretrained depth.
+
+        Raises:
+            ValueError: If there is no such parameter or type.
+        """
+
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
         """One block, checkpointed when ``with_cp`` asks for it."""
         if self.with_cp and self.training and torch.is_grad_enabled():
@@ -151,6 +173,12 @@ class Backbone(BaseModule):
             report = load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"), cfg.get("new", ()))
             if hasattr(self, "_params_init_info"):  # set while a whole detector is initialised
                 update_init_info(self, init_info=f"Pretrained: {report.source}")
+
+
+def check_decay_type(decay_type: str) -> None:
+    """Raise ``ValueError`` for an unknown way of counting layers."""
+    if decay_type not in DECAY_TYPES:
+        raise ValueError(f"decay_type must be one of {DECAY_TYPES}, got {decay_type!r}")
 
 
 def linear_drop_path(rate: float, num_blocks: int) -> Iterator[float]:

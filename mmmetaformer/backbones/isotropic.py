@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, IsotropicSettings, resolve_arch
-from .base import Backbone, linear_drop_path, resolve_out_indices
+from .base import Backbone, check_decay_type, linear_drop_path, resolve_out_indices
 from .block import MetaFormerBlock
 
 
@@ -155,3 +155,22 @@ class IsotropicMetaFormer(Backbone):
         match = re.match(r"blocks\.(\d+)\.", name)
         last = self.settings.depth
         return match is not None and len(self.blocks) <= int(match.group(1)) < last
+
+    def num_layers(self, decay_type: str = "layer_wise") -> int:
+        check_decay_type(decay_type)
+        return NUM_STAGES if decay_type == "stage_wise" else self.settings.depth
+
+    def layer_depth(self, name: str, decay_type: str = "layer_wise") -> int | None:
+        """One layer for the patch embedding and for each block; stage-wise for each quarter."""
+        check_decay_type(decay_type)
+        if self.is_for_outputs(name):
+            return None
+        if name.startswith("stem."):
+            return 0
+        match = re.match(r"blocks\.(\d+)\.", name)
+        if match is None:
+            raise ValueError(f"{type(self).__name__} has no parameter {name!r}")
+        block = int(match.group(1))
+        if decay_type == "layer_wise":
+            return block + 1
+        return 1 + sum(end <= block for end in accumulate(self.settings.depths()[:-1]))
