@@ -1,5 +1,5 @@
-# FFNet_seg on Cityscapes, arXiv 2406.02021, as the text of the release's config intends, which names
-# a network and a data set file that do not exist.
+# FFNet_seg on Cityscapes, arXiv 2406.02021, as the text of the release's config intends, which
+# names a network and a data set file that do not exist.
 _base_ = [
     '../_base_/ffnet-seg_ffnethead_8xb2-160k.py',
     'mmseg::_base_/datasets/cityscapes_1024x1024.py',
