@@ -55,6 +55,10 @@ def _leave_process_group() -> None:
     os._exit(0)
 
 
+def _is_first() -> bool:
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def _fail(message: str) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         # Nearly always the first process finds the same, says so, and the launcher ends the others
@@ -148,8 +152,8 @@ def prepare_processes(cfg: Config) -> None:
     Raises:
         UserError: If more processes were started than this machine has GPUs.
     """
-    if not torch.cuda.is_available():
-        replace_sync_bn(cfg.model)
+    if not torch.cuda.is_available() and replace_sync_bn(cfg.model) and _is_first():
+        print("no GPU: SyncBN becomes BN, with the statistics of each process by itself")
     if cfg.launcher == "none":
         return
     if torch.cuda.is_available():
@@ -168,18 +172,28 @@ def prepare_processes(cfg: Config) -> None:
     )
 
 
-def replace_sync_bn(model: ConfigDict) -> None:
-    """SyncBN, which exists on GPUs and in several processes only, becomes BN in a config."""
+def replace_sync_bn(model: ConfigDict) -> bool:
+    """SyncBN, which exists on GPUs and in several processes only, becomes BN in a config.
+
+    Returns:
+        Whether there was any.
+    """
+    found = False
 
     def plain(value: Any) -> Any:
+        nonlocal found
         if isinstance(value, list | tuple):  # one norm per stage
             return type(value)(plain(item) for item in value)
         name = value.rpartition(".")[2] if isinstance(value, str) else value
-        return "BN" if name in ("SyncBN", "SyncBatchNorm", torch.nn.SyncBatchNorm) else value
+        if name not in ("SyncBN", "SyncBatchNorm", torch.nn.SyncBatchNorm):
+            return value
+        found = True
+        return "BN"
 
     for part in walk(model):
         for key, value in part.items():
             part[key] = plain(value)
+    return found
 
 
 def walk(node: Any) -> Iterator[ConfigDict]:

@@ -13,7 +13,7 @@ def test_sync_bn_becomes_bn_in_every_spelling():
         head=[dict(norm_cfg=dict(type=torch.nn.SyncBatchNorm)), dict(norm_cfg="SyncBN")],
         other="GN",
     )
-    replace_sync_bn(model)
+    assert replace_sync_bn(model)
     assert model.to_dict() == dict(
         backbone=dict(norm_cfg=["BN", "BN", dict(type="BN", eps=1e-3), None]),
         neck=dict(norm_cfg=dict(type="BN")),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 from mmmetaformer.datasets.shapes import generate_shapes
 
@@ -193,6 +194,24 @@ def test_two_processes_equal_one_with_the_same_total_batch(data, tmp_path):
     print(f"largest difference {max(differences):.2e} of losses {losses[1]}")
     assert max(differences) < 1e-4
     assert losses[1][-1] < losses[1][0]
+
+
+def test_ffnet_with_sync_bn_in_two_processes(data, tmp_path):
+    """On CPUs, where the tools say what becomes of SyncBN; every branch has a gradient."""
+    extra = (
+        "model['backbone'].update(type='mmmetaformer.FFNet', inner_norm_cfg=dict(type='SyncBN'))\n"
+        "model['backbone']['arch'].update(dims=[8, 16, 32, 64])\n"
+        "model['neck'] = dict(in_channels=[8, 16, 32, 64])\n"
+    )
+    config = write_config(tmp_path, "shapes/mask-rcnn_poolformer-s12_fpn_shapes.py", data, extra)
+    script = str(ROOT / "tools/dist_train.sh")
+    output = call("bash", script, config, "2", "--work-dir", "work", cwd=tmp_path)
+    assert output.count("SyncBN becomes BN") == 1
+    assert "Iter(train) [4/4]" in output and "coco/bbox_mAP:" in output
+    checkpoint = str(tmp_path / "work/iter_4.pth")
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    name = "backbone.stages.2.0.token_mixer.value.branches.1.norm.num_batches_tracked"
+    assert weights[name] == 4
 
 
 def test_retinanet_leaves_no_parameter_unused_under_ddp(data, tmp_path):

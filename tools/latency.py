@@ -1,0 +1,79 @@
+"""Time a backbone before and after `switch_to_deploy`, turn by turn in one process.
+
+Prints medians in milliseconds and the median of the ratios of neighbouring runs, which a machine
+that is busy with other things disturbs less than the times.
+
+Example:
+    python tools/latency.py ffnet_1 ffnet_3 --size 512x512
+    python tools/latency.py ffnet_1 ffnet_3 --size 800x1344 --dtype bfloat16   # on a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from mmmetaformer import create_backbone, list_archs, switch_to_deploy
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import image_size, run_cli
+
+
+def run_once(model: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> float:
+    """Milliseconds of one forward pass, under autocast for a dtype other than float32."""
+    gpu = image.is_cuda
+    if gpu:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+        model(image)
+    if gpu:
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("archs", nargs="+", metavar="ARCH", help="names of list_archs()")
+    parser.add_argument("--size", type=image_size, default=(512, 512), help="HEIGHTxWIDTH")
+    parser.add_argument("--batch-size", type=int, default=1, help="images")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of runs behind three more")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    args = parser.parse_args()
+    unknown = sorted(set(args.archs) - set(list_archs()))
+    if unknown:
+        raise UserError(f"unknown archs {unknown}: expected some of {list_archs()}")
+    if args.rounds < 1 or args.batch_size < 1:
+        raise UserError("--rounds and --batch-size must be positive")
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = (
+        torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    )
+    print(f"{args.batch_size} x {args.size[0]}x{args.size[1]}, {args.dtype}, {device} ({name})")
+    print(f"{'arch':24}{'plain ms':>10}{'fused ms':>10}{'ratio':>8}")
+    image = torch.randn(args.batch_size, 3, *args.size, device=device)
+    for arch in args.archs:
+        torch.manual_seed(0)
+        plain = create_backbone(arch).to(device).eval()
+        torch.manual_seed(0)
+        fused = switch_to_deploy(create_backbone(arch).to(device).eval())
+        pairs = []
+        with torch.no_grad():
+            for _ in range(args.rounds + 3):
+                pairs.append(
+                    [run_once(m, image, getattr(torch, args.dtype)) for m in (plain, fused)]
+                )
+        pairs = pairs[3:]
+        times = [statistics.median(column) for column in zip(*pairs, strict=True)]
+        ratio = statistics.median(before / after for before, after in pairs)
+        print(f"{arch:24}{times[0]:10.1f}{times[1]:10.1f}{ratio:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    run_cli(main)
