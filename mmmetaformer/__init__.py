@@ -27,7 +27,9 @@ _PUBLIC = {
     "RandFormer": "backbones",
     "convert_state_dict": "weights",
     "create_backbone": "backbones",
+    "find_checkpoint": "weights",
     "list_archs": "backbones",
+    "list_checkpoints": "weights",
     "switch_to_deploy": "layers",
 }
 

@@ -238,7 +238,12 @@ def list_archs(pattern: str = "*") -> list[str]:
 
 
 def find_variant(arch: str, family: str | None = None) -> dict:
-    """The row of the table for a name, full (``'poolformer_s12'``) or short within its family.
+    """The row of the table for a name; see :func:`full_name`."""
+    return VARIANTS[full_name(arch, family)]
+
+
+def full_name(arch: str, family: str | None = None) -> str:
+    """The name in the table of a name, full (``'poolformer_s12'``) or short within its family.
 
     Raises:
         ValueError: If there is no such row; lists the choices and the nearest names.
@@ -254,7 +259,7 @@ def find_variant(arch: str, family: str | None = None) -> dict:
         near = difflib.get_close_matches(arch, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown arch {arch!r}: expected a dict or one of {known}.{hint}")
-    return row
+    return name
 
 
 Settings = TypeVar("Settings", bound=BlockSettings)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
-from ..weights import is_pretrained, load_pretrained
+from ..weights import find_checkpoint, is_pretrained, load_pretrained
+from .arch import full_name
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
 
@@ -173,6 +175,38 @@ class Backbone(BaseModule):
             report = load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"), cfg.get("new", ()))
             if hasattr(self, "_params_init_info"):  # set while a whole detector is initialised
                 update_init_info(self, init_info=f"Pretrained: {report.source}")
+
+
+def resolve_init_cfg(
+    init_cfg: dict | Sequence[dict] | None,
+    pretrained: str | bool | None,
+    arch: str | Mapping[str, Any],
+    family: str | None,
+) -> dict | Sequence[dict] | None:
+    """The initialisation that ``pretrained`` stands for.
+
+    Args:
+        init_cfg: The backbone's own; beside ``pretrained`` it may be a ``Pretrained`` without a
+            checkpoint, which says the rest (``new``).
+        pretrained: None or False for none, else as for
+            :func:`~mmmetaformer.weights.find_checkpoint`.
+        arch: The backbone's arch.
+        family: The backbone's family.
+
+    Raises:
+        TypeError: If both name a checkpoint.
+        ValueError: If there are no such weights.
+    """
+    if pretrained is None or pretrained is False:
+        return init_cfg
+    if not isinstance(arch, str):
+        raise ValueError(f"pretrained={pretrained!r} needs an arch by name, got {arch!r}")
+    if init_cfg is not None and (not is_pretrained(init_cfg) or "checkpoint" in init_cfg):
+        raise TypeError(
+            f"pretrained={pretrained!r} and init_cfg={init_cfg!r} cannot both be given: leave one"
+        )
+    checkpoint = find_checkpoint(full_name(arch, family), pretrained).url
+    return {**(init_cfg or dict(type="Pretrained")), "checkpoint": checkpoint}
 
 
 def check_decay_type(decay_type: str) -> None:

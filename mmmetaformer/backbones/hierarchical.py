@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from ..layers import PositionEmbedding
 from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, resolve_arch
-from .base import Backbone, check_decay_type, linear_drop_path, resolve_out_indices
+from .base import (
+    Backbone,
+    check_decay_type,
+    linear_drop_path,
+    resolve_init_cfg,
+    resolve_out_indices,
+)
 from .block import MetaFormerBlock
 
 
@@ -36,6 +42,8 @@ class MetaFormer(Backbone):
             their output norms.
         norm_eval: Keep BatchNorm layers in eval mode while training.
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
+        pretrained: Tag of published weights of the arch, such as ``'384_in21ft1k'``
+            (:func:`mmmetaformer.list_checkpoints`), True for the default; in place of ``init_cfg``.
         init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
             published layout and raises unless every parameter but the output norms is loaded.
         **overrides: Fields of ``ArchSettings`` that replace the arch's own: ``token_mixers``,
@@ -71,9 +79,11 @@ class MetaFormer(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        pretrained: str | bool | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
         **overrides: Any,
     ) -> None:
+        init_cfg = resolve_init_cfg(init_cfg, pretrained, arch, self.family)
         super().__init__(frozen_stages, norm_eval, with_cp, init_cfg)
         settings = resolve_arch(arch, self.family, overrides)
         stages = settings.stages()

@@ -55,8 +55,10 @@ def _leave_process_group() -> None:
     os._exit(0)
 
 
-def _is_first() -> bool:
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+def warn(message: str) -> None:
+    """Say once, and not once per process, what the user should know."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _fail(message: str) -> None:
@@ -152,8 +154,8 @@ def prepare_processes(cfg: Config) -> None:
     Raises:
         UserError: If more processes were started than this machine has GPUs.
     """
-    if not torch.cuda.is_available() and replace_sync_bn(cfg.model) and _is_first():
-        print("no GPU: SyncBN becomes BN, with the statistics of each process by itself")
+    if not torch.cuda.is_available() and replace_sync_bn(cfg.model):
+        warn("no GPU: SyncBN becomes BN, with the statistics of each process by itself")
     if cfg.launcher == "none":
         return
     if torch.cuda.is_available():

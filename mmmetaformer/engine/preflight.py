@@ -19,10 +19,13 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from ..weights import is_pretrained, read_checkpoint
+from ..backbones.arch import full_name
+from ..registry import MODELS, find_part
+from ..weights import Checkpoint, find_checkpoint, is_pretrained, read_checkpoint
+from ..weights.catalogue import by_url
 from ..weights.files import is_local
 from .errors import UserError
-from .launch import walk
+from .launch import walk, warn
 
 _HOW_TO_GET_DATA = "see 'Data' in README.md, or set the path with --cfg-options"
 # Annotation maps that are opened to find labels that no class stands for.
@@ -48,6 +51,7 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
     for part in walk(cfg.model):
         if is_pretrained(part) and isinstance(part.get("checkpoint"), str):
             check_checkpoint(part["checkpoint"], "pretrained weights")
+    _check_statistics(cfg)
     for split in splits:
         for dataset in _leaf_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
             _check_paths(dataset, split)
@@ -56,6 +60,37 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
             for metric in walk(cfg.get(f"{split}_evaluator")):
                 if isinstance(metric.get("ann_file"), str):
                     _require(metric["ann_file"], f"{split} annotations of the metric")
+
+
+def _check_statistics(cfg: Config) -> None:
+    """Warn when images are normalised otherwise than known weights expect."""
+    given = cfg.model.get("data_preprocessor") or {}
+    for part in walk(cfg.model):
+        known = _known_weights(part)
+        if known is None or not {"mean", "std"} <= set(given):
+            continue
+        differing = {
+            name: list(getattr(known, name))
+            for name in ("mean", "std")
+            if list(given[name]) != list(getattr(known, name))
+        }
+        if differing:
+            warn(
+                f"{known.url} wants images with {differing}, and model.data_preprocessor has "
+                f"{ {name: list(given[name]) for name in differing} }"
+            )
+
+
+def _known_weights(part: dict) -> Checkpoint | None:
+    """The entry of the catalogue that a backbone's config names."""
+    init_cfg, pretrained = part.get("init_cfg"), part.get("pretrained")
+    if is_pretrained(init_cfg) and isinstance(init_cfg.get("checkpoint"), str):
+        return by_url(init_cfg["checkpoint"])
+    kind = part.get("type")
+    if not pretrained or not isinstance(kind, str) or not kind.startswith("mmmetaformer."):
+        return None
+    cls = find_part(MODELS, kind.removeprefix("mmmetaformer."))
+    return find_checkpoint(full_name(part.get("arch"), cls.family), pretrained)
 
 
 def check_checkpoint(source: str, what: str = "checkpoint") -> None:

@@ -1,17 +1,22 @@
 """Published weights: ``files.py`` reads them safely, ``layouts.py`` knows the key layouts as pure
 renames, ``convert.py`` fits them to a backbone, ``loading.py`` does all three with a report.
-``mmengine_files.py`` lets mmengine's own checkpoints through torch's safe loader."""
+``catalogue.py`` is the table of published files; ``mmengine_files.py`` lets mmengine's own
+checkpoints through torch's safe loader."""
 
+from .catalogue import Checkpoint, find_checkpoint, list_checkpoints
 from .convert import WeightsError, convert_state_dict
 from .files import read_checkpoint
 from .loading import is_pretrained, load_pretrained
 from .mmengine_files import allow_mmengine_checkpoints
 
 __all__ = [
+    "Checkpoint",
     "WeightsError",
     "allow_mmengine_checkpoints",
     "convert_state_dict",
+    "find_checkpoint",
     "is_pretrained",
+    "list_checkpoints",
     "load_pretrained",
     "read_checkpoint",
 ]

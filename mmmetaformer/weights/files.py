@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.dist import barrier, get_local_rank
 
+from .catalogue import sha256_prefix
 from .mmengine_files import allow_mmengine_checkpoints
 
 
@@ -29,7 +32,9 @@ def read_checkpoint(source: str | Path) -> Any:
 
     Args:
         source: Path of a ``.pth``, ``.pt``, ``.bin``, ``.tar`` or ``.safetensors`` file, or an
-            address of one, which is downloaded once into torch's hub cache (``TORCH_HOME``).
+            address of one, which is downloaded once into the folder that the environment variable
+            ``MMMETAFORMER_WEIGHTS`` names, or torch's hub cache. A file whose name tells its
+            SHA-256, as OpenMMLab's do, is checked against it.
 
     Raises:
         WeightsError: If the file is missing, cannot be downloaded, is no checkpoint or holds
@@ -51,14 +56,16 @@ def read_checkpoint(source: str | Path) -> Any:
 
 def _download(url: str) -> Any:
     name = Path(urlparse(url).path).name
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    own = os.environ.get("MMMETAFORMER_WEIGHTS")
+    folder = Path(own).expanduser() if own else Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / name
+    digits = sha256_prefix(url)
     try:
         # One process of each machine downloads, to a temporary name that is renamed when complete.
         if not path.is_file() and get_local_rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path))
-    except (URLError, OSError) as error:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
+    except (URLError, OSError, RuntimeError) as error:  # the last one is about the hash
         raise WeightsError(
             f"cannot download {url} ({error}): without network, put the file at {path}"
         ) from error
@@ -66,7 +73,20 @@ def _download(url: str) -> Any:
         barrier()
     if not path.is_file():
         raise WeightsError(f"{path} was not downloaded by the first process of this machine")
+    if digits is not None and not _sha256(path).startswith(digits):
+        raise WeightsError(
+            f"{path} is not the file of {url}: its SHA-256 does not begin with {digits}; delete "
+            "it, and it is downloaded again"
+        )
     return _read(path)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 _allow_mmengine_checkpoints = cache(allow_mmengine_checkpoints)

@@ -1,0 +1,158 @@
+"""Where the published weights of each network are: pure data."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_HALF = (127.5, 127.5, 127.5)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published file with the weights of an ImageNet model.
+
+    Attributes:
+        arch: Name of the network, as in ``list_archs()``.
+        tag: What ``pretrained=`` calls it; the first of an arch is what ``pretrained=True`` takes.
+        url: Address of the file.
+        layout: Key layout, as in :mod:`mmmetaformer.weights.layouts`.
+        image_size: Side of the images in its last training, in pixels.
+        training: Data of its training.
+        mean: Mean of each channel (RGB) that images are to have taken off, of 0 to 255.
+        std: What they are then divided by.
+    """
+
+    arch: str
+    tag: str
+    url: str
+    layout: str
+    image_size: int = 224
+    training: str = "ImageNet-1k"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def data_preprocessor(self) -> dict:
+        """What these weights want in a config's ``model.data_preprocessor``."""
+        return dict(mean=list(self.mean), std=list(self.std), bgr_to_rgb=True)
+
+    @property
+    def sha256_prefix(self) -> str | None:
+        """The first digits of the file's SHA-256 where its name tells them, as OpenMMLab's do."""
+        return sha256_prefix(self.url)
+
+
+def sha256_prefix(url: str) -> str | None:
+    """The digits of a SHA-256 in the name of one of OpenMMLab's files; None in other names."""
+    match = re.match(r"https://download\.openmmlab\.com/.*[-_]([0-9a-f]{8})\.pth$", url)
+    return match.group(1) if match else None
+
+
+_POOLFORMER = "https://github.com/sail-sg/poolformer/releases/download/v1.0"
+_SAIL = "https://huggingface.co/sail/dl/resolve/main"
+_FFNET = "https://github.com/ysj9909/FFNet/releases/download/v1.0"
+_CONVMIXER = "https://github.com/tmp-iclr/convmixer/releases/download/v1.0"
+_OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0"
+_IN21K = "ImageNet-21k"
+_IN21FT1K = "ImageNet-21k, then ImageNet-1k"
+_DISTILLED = "ImageNet-1k, distilled"
+
+# fmt: off
+CATALOGUE: tuple[Checkpoint, ...] = (
+    *(
+        Checkpoint(f"poolformer_{size}", "in1k", f"{_POOLFORMER}/poolformer_{size}.pth.tar", "PoolFormer")  # noqa: E501
+        for size in ("s12", "s24", "s36", "m36", "m48")
+    ),
+    *(
+        Checkpoint(f"poolformer_{size}", "mmpretrain_in1k", f"{_OPENMMLAB}/poolformer/poolformer-{size}_3rdparty_32xb128_in1k_20220414-{digits}.pth", "PoolFormer")  # noqa: E501
+        for size, digits in dict(s12="f8d83051", s24="d7055904", s36="d78ff3e8", m36="c55e0949", m48="9378f3eb").items()  # noqa: E501
+    ),
+    *(
+        Checkpoint(f"metaformer_s12_{ours}", "in1k", f"{_POOLFORMER}/metaformer_{theirs}.pth.tar", "PoolFormer")  # noqa: E501
+        for ours, theirs in dict(identity="id_s12", pppa="pppa_s12_224", ppaa="ppaa_s12_224", pppf="pppf_s12_224", ppff="ppff_s12_224").items()  # noqa: E501
+    ),
+    *(
+        Checkpoint(f"{family}_{size}", "in1k", f"{_SAIL}/{family}/{family}_{size}.pth", "mmmetaformer")  # noqa: E501
+        for family in ("identityformer", "randformer", "poolformerv2")
+        for size in ("s12", "s24", "s36", "m36", "m48")
+    ),
+    *(
+        Checkpoint(f"{family}_{size}", tag, f"{_SAIL}/{family}/{family}_{size}{suffix}.pth", "mmmetaformer", side, training)  # noqa: E501
+        for family in ("convformer", "caformer")
+        for size in ("s18", "s36", "m36", "b36")
+        for tag, suffix, side, training in (
+            ("in1k", "", 224, "ImageNet-1k"),
+            ("384_in1k", "_384", 384, "ImageNet-1k"),
+            ("in21ft1k", "_in21ft1k", 224, _IN21FT1K),
+            ("384_in21ft1k", "_384_in21ft1k", 384, _IN21FT1K),
+            ("in21k", "_in21k", 224, _IN21K),
+        )
+    ),
+    Checkpoint("ffnet_1", "in1k", f"{_FFNET}/ffnet_1.pth.tar", "FFNet", 256),
+    Checkpoint("ffnet_1", "distilled_in1k", f"{_FFNET}/ffnet_1_distillation.pth.tar", "FFNet", 256, _DISTILLED),  # noqa: E501
+    Checkpoint("ffnet_2", "in1k", f"{_FFNET}/ffnet_2.pth.tar", "FFNet", 256),
+    Checkpoint("ffnet_2", "distilled_in1k", f"{_FFNET}/ffnet_2_distillation.pth.tar", "FFNet", 256, _DISTILLED),  # noqa: E501
+    Checkpoint("ffnet_3", "in1k", f"{_FFNET}/ffnet_3.pth.tar", "FFNet", 256),
+    Checkpoint("ffnet_3", "distilled_in1k", f"{_FFNET}/ffnet_3_distillation.pth.tar", "FFNet", 256, _DISTILLED),  # noqa: E501
+    Checkpoint("ffnet_3", "384_in1k", f"{_FFNET}/ffnet_3_384.pth.tar", "FFNet", 384),
+    Checkpoint("ffnet_4", "384_in1k", f"{_FFNET}/ffnet_4_384.pth.tar", "FFNet", 384),
+    Checkpoint("ffnet_seg", "in1k", f"{_FFNET}/ffnet_seg.pth.tar", "FFNet_seg"),
+    Checkpoint("convmixer_768_32", "in1k", f"{_CONVMIXER}/convmixer_768_32_ks7_p7_relu.pth.tar", "ConvMixer"),  # noqa: E501
+    Checkpoint("convmixer_1024_20", "in1k", f"{_CONVMIXER}/convmixer_1024_20_ks9_p14.pth.tar", "ConvMixer"),  # noqa: E501
+    Checkpoint("convmixer_1536_20", "in1k", f"{_CONVMIXER}/convmixer_1536_20_ks9_p7.pth.tar", "ConvMixer"),  # noqa: E501
+    Checkpoint("convmixer_768_32", "mmpretrain_in1k", f"{_OPENMMLAB}/convmixer/convmixer-768-32_3rdparty_10xb64_in1k_20220323-bca1f7b8.pth", "mmpretrain ConvMixer"),  # noqa: E501
+    Checkpoint("convmixer_1024_20", "mmpretrain_in1k", f"{_OPENMMLAB}/convmixer/convmixer-1024-20_3rdparty_10xb64_in1k_20220323-48f8aeba.pth", "mmpretrain ConvMixer"),  # noqa: E501
+    Checkpoint("convmixer_1536_20", "mmpretrain_in1k", f"{_OPENMMLAB}/convmixer/convmixer-1536_20_3rdparty_10xb64_in1k_20220323-ea5786f3.pth", "mmpretrain ConvMixer"),  # noqa: E501
+    # The Google weights want images between -1 and 1.
+    Checkpoint("mlp_mixer_b16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-base-p16_3rdparty_64xb64_in1k_20211124-1377e3e0.pth", "mmpretrain MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF),  # noqa: E501
+    Checkpoint("mlp_mixer_l16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-large-p16_3rdparty_64xb64_in1k_20211124-5a2519d2.pth", "mmpretrain MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF),  # noqa: E501
+)
+# fmt: on
+
+
+def list_checkpoints(arch: str | None = None) -> list[Checkpoint]:
+    """The published files of a network, the default one first; of all networks for None.
+
+    Example:
+        >>> [checkpoint.tag for checkpoint in list_checkpoints('ffnet_3')]
+        ['in1k', 'distilled_in1k', '384_in1k']
+    """
+    return [checkpoint for checkpoint in CATALOGUE if arch in (None, checkpoint.arch)]
+
+
+def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
+    """One published file of a network.
+
+    Args:
+        arch: Name of the network, as in ``list_archs()``.
+        pretrained: Its tag; True for the default.
+
+    Raises:
+        TypeError: If ``pretrained`` is neither.
+        ValueError: If nothing is published for the arch, or not that; lists what is.
+    """
+    if pretrained is not True and not isinstance(pretrained, str):
+        raise TypeError(f"pretrained must be True or a tag, got {pretrained!r}")
+    known = {checkpoint.tag: checkpoint for checkpoint in list_checkpoints(arch)}
+    if not known:
+        raise ValueError(
+            f"no pretrained weights of {arch!r} are known: give a file with "
+            "init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+    if pretrained is True:
+        return next(iter(known.values()))
+    if pretrained not in known:
+        near = get_close_matches(pretrained, known, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown pretrained={pretrained!r} of {arch!r}: expected True or one of "
+            f"{list(known)}{hint}"
+        )
+    return known[pretrained]
+
+
+def by_url(url: str) -> Checkpoint | None:
+    """The checkpoint at an address, if it is in the catalogue."""
+    return next((checkpoint for checkpoint in CATALOGUE if checkpoint.url == url), None)

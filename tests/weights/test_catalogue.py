@@ -1,0 +1,157 @@
+"""The table of published files, and what ``pretrained=`` makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmmetaformer import (
+    ConvFormer,
+    MlpMixer,
+    PoolFormer,
+    create_backbone,
+    find_checkpoint,
+    list_archs,
+    list_checkpoints,
+)
+from mmmetaformer.backbones.factory import build_backbone
+from mmmetaformer.engine import preflight
+from mmmetaformer.weights import WeightsError, read_checkpoint
+from mmmetaformer.weights.layouts import LAYOUTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_rows_are_consistent():
+    rows = list_checkpoints()
+    assert len({(row.arch, row.tag) for row in rows}) == len(rows) > 80
+    assert len({row.url for row in rows}) == len(rows)
+    assert {row.arch for row in rows} <= set(list_archs())
+    assert {row.layout for row in rows} <= {layout.name for layout in LAYOUTS}
+    assert {row.image_size for row in rows} == {224, 256, 384}
+    assert all(row.url.startswith("https://") for row in rows)
+
+
+def test_every_checkpoint_of_the_configs_is_in_the_table():
+    """Under the arch that the config has."""
+    urls = {row.url: row.arch for row in list_checkpoints()}
+    named = {}
+    for path in (ROOT / "configs").glob("*/*.py"):
+        for url in re.findall(r"'(https://[^']+)'", path.read_text()):
+            named[url] = path.name
+    assert len(named) > 40
+    assert set(named) <= set(urls)
+    for url, config in named.items():
+        # metaformer-s12-pppa, ffnet-2, poolformer-s12, ...
+        assert urls[url].replace("_", "-") in config
+
+
+def test_by_tag():
+    url = "https://huggingface.co/sail/dl/resolve/main/convformer/convformer_s36_384_in21ft1k.pth"
+    row = find_checkpoint("convformer_s36", "384_in21ft1k")
+    assert (row.url, row.image_size) == (url, 384)
+    for backbone in (
+        build_backbone("convformer_s36", pretrained="384_in21ft1k"),
+        ConvFormer("s36", pretrained="384_in21ft1k"),
+        ConvFormer("convformer_s36", pretrained="384_in21ft1k"),
+    ):
+        assert backbone.init_cfg == dict(type="Pretrained", checkpoint=url)
+    assert PoolFormer("s12", pretrained=True).init_cfg["checkpoint"].endswith("_s12.pth.tar")
+    assert PoolFormer("s12", pretrained=False).init_cfg is None
+    new = dict(type="Pretrained", new=["token_mixer"])
+    backbone = PoolFormer("s12", token_mixers="sepconv", pretrained=True, init_cfg=new)
+    assert backbone.init_cfg == dict(new, checkpoint=find_checkpoint("poolformer_s12").url)
+    assert MlpMixer("b16", pretrained=True).init_cfg["checkpoint"].endswith("1377e3e0.pth")
+
+
+def test_statistics_of_the_google_weights():
+    half = dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True)
+    assert find_checkpoint("mlp_mixer_b16").data_preprocessor() == half
+    usual = find_checkpoint("caformer_s18").data_preprocessor()
+    assert (usual["mean"][0], usual["std"][2]) == (123.675, 57.375)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "error", "message"),
+    [
+        ("s36", dict(pretrained="384"), ValueError, "expected True or one of .*384_in21ft1k"),
+        ("s36", dict(pretrained="in21ft1"), ValueError, "Did you mean 'in21ft1k'"),
+        ("s36", dict(pretrained=3), TypeError, "True or a tag, got 3"),
+        (dict(depths=[1] * 4, dims=[8] * 4), dict(pretrained=True), ValueError, "arch by name"),
+        (
+            "s36",
+            dict(pretrained="in1k", init_cfg=dict(type="Pretrained", checkpoint="x")),
+            TypeError,
+            "cannot both be given",
+        ),
+        ("s36", dict(pretrained=True, init_cfg=dict(type="Normal")), TypeError, "both"),
+    ],
+)
+def test_wrong_choices(arch, options, error, message):
+    with pytest.raises(error, match=message):
+        ConvFormer(arch, **options)
+
+
+def test_an_arch_without_published_weights():
+    with pytest.raises(ValueError, match="no pretrained weights of 'mlp_mixer_h14' are known"):
+        MlpMixer("h14", pretrained=True)
+
+
+def test_files_of_a_cache_folder_need_no_network(tmp_path, monkeypatch, randomize):
+    monkeypatch.setenv("MMMETAFORMER_WEIGHTS", str(tmp_path))
+    weights = randomize(build_backbone("identityformer_s12")).state_dict()
+    torch.save(weights, tmp_path / "identityformer_s12.pth")
+    loaded = create_backbone("identityformer_s12", pretrained="in1k").state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_a_file_with_another_hash_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMMETAFORMER_WEIGHTS", str(tmp_path))
+    address = "https://download.openmmlab.com/mmclassification/v0/x/net_in1k_20220101-"
+    torch.save(dict(a=torch.zeros(1)), tmp_path / "file")
+    digits = hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()[:8]
+    (tmp_path / f"net_in1k_20220101-{digits}.pth").write_bytes((tmp_path / "file").read_bytes())
+    assert read_checkpoint(f"{address}{digits}.pth")["a"].shape == (1,)
+    (tmp_path / "net_in1k_20220101-00000000.pth").write_bytes((tmp_path / "file").read_bytes())
+    with pytest.raises(WeightsError, match="SHA-256 does not begin with 00000000"):
+        read_checkpoint(f"{address}00000000.pth")
+
+
+MEAN = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "statistics", "warned"),
+    [
+        (dict(type="mmmetaformer.MlpMixer", arch="b16", pretrained=True), MEAN, True),
+        (
+            dict(
+                type="mmmetaformer.MlpMixer",
+                arch="b16",
+                init_cfg=dict(
+                    type="Pretrained", checkpoint=find_checkpoint("mlp_mixer_b16", True).url
+                ),
+            ),
+            MEAN,
+            True,
+        ),
+        (
+            dict(type="mmmetaformer.MlpMixer", arch="b16", pretrained="in21ft1k"),
+            dict(mean=[127.5] * 3, std=[127.5] * 3),
+            False,
+        ),
+        (dict(type="mmmetaformer.PoolFormer", arch="s12", pretrained=True), MEAN, False),
+        (dict(type="mmmetaformer.MlpMixer", arch="b16"), MEAN, False),
+    ],
+)
+def test_other_statistics_than_the_weights_want_are_reported(backbone, statistics, warned, capsys):
+    cfg = Config(dict(model=dict(data_preprocessor=statistics, backbone=backbone)))
+    preflight.check_config(cfg, ())
+    message = capsys.readouterr().err
+    assert ("wants images with {'mean': [127.5, 127.5, 127.5]" in message) is warned
+    assert ("warning" in message) is warned
