@@ -27,6 +27,7 @@ _PUBLIC = {
     "RandFormer": "backbones",
     "convert_state_dict": "weights",
     "create_backbone": "backbones",
+    "export_state_dict": "weights",
     "find_checkpoint": "weights",
     "list_archs": "backbones",
     "list_checkpoints": "weights",

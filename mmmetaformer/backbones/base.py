@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import find_checkpoint, is_pretrained, load_pretrained
-from .arch import full_name
+from .arch import NUM_STAGES, full_name
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
 
@@ -100,24 +100,65 @@ class Backbone(BaseModule):
         """Whether a name belongs to a part behind the last emitted map, which is not built."""
 
     @abstractmethod
-    def num_layers(self, decay_type: str = "layer_wise") -> int:
-        """The number of the last layer, as :meth:`layer_depth` counts them."""
+    def _num_layers(self) -> int:
+        """The number of the last layer of the whole network, built or not."""
 
     @abstractmethod
-    def layer_depth(self, name: str, decay_type: str = "layer_wise") -> int | None:
-        """How deep a parameter lies, for a learning rate that decays towards the image.
+    def _locate(self, name: str) -> tuple[int, int] | None:
+        """Layer and stage of a parameter, both from 1, the stem being 0 and 0; None if the name
+        says neither."""
 
-        Args:
-            name: One of the backbone's own parameters.
-            decay_type: ``'layer_wise'`` or ``'stage_wise'``.
+    def num_layers(self, decay_type: str = "layer_wise") -> int:
+        """The number of the last layer, counted as :meth:`layer_depth` does.
 
-        Returns:
-            0 for the stem, up to :meth:`num_layers`; None for what dense prediction adds (output
-            norms, a pyramid), which has no pretrained depth.
+        It belongs to the whole network: what is not built behind the last emitted map counts.
 
         Raises:
-            ValueError: If there is no such parameter or type.
+            ValueError: If ``decay_type`` is neither ``'layer_wise'`` nor ``'stage_wise'``.
         """
+        if decay_type not in DECAY_TYPES:
+            raise ValueError(f"decay_type must be one of {DECAY_TYPES}, got {decay_type!r}")
+        return self._num_layers() if decay_type == "layer_wise" else NUM_STAGES
+
+    def layer_depth(self, name: str, decay_type: str = "layer_wise") -> int | None:
+        """The number of the layer that a parameter belongs to, for learning rates by depth.
+
+        Args:
+            name: Name of one of the backbone's own parameters.
+            decay_type: ``'layer_wise'``, as the class counts its layers, or ``'stage_wise'``, one
+                number per stage with the downsampling in front of it.
+
+        Returns:
+            0 for the stem, then up to :meth:`num_layers`; None for what dense prediction adds
+            (output norms, a pyramid), which is no part of the pretrained depth.
+
+        Raises:
+            ValueError: If there is no such parameter, or nothing is known of its depth.
+        """
+        self.num_layers(decay_type)  # refuses a wrong type
+        try:
+            self.get_parameter(name)
+        except AttributeError:
+            raise ValueError(f"{type(self).__name__} has no parameter {name!r}") from None
+        if self.is_for_outputs(name):
+            return None
+        place = self._locate(name)
+        if place is None:
+            raise ValueError(
+                f"{type(self).__name__} does not know how deep its parameter {name!r} lies: "
+                "override layer_depth in the class that adds it"
+            )
+        layer, stage = place
+        return layer if decay_type == "layer_wise" else stage
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """:meth:`layer_depth` in the convention of mmpretrain's constructor: the layer, and the
+        number of layers including one for the stem and one behind the backbone."""
+        last = self.num_layers()
+        layer = None
+        if param_name.startswith(prefix):
+            layer = self.layer_depth(param_name.removeprefix(prefix))
+        return (last + 1 if layer is None else layer), last + 2
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
         """One block, checkpointed when ``with_cp`` asks for it."""
@@ -207,12 +248,6 @@ def resolve_init_cfg(
         )
     checkpoint = find_checkpoint(full_name(arch, family), pretrained).url
     return {**(init_cfg or dict(type="Pretrained")), "checkpoint": checkpoint}
-
-
-def check_decay_type(decay_type: str) -> None:
-    """Raise ``ValueError`` for an unknown way of counting layers."""
-    if decay_type not in DECAY_TYPES:
-        raise ValueError(f"decay_type must be one of {DECAY_TYPES}, got {decay_type!r}")
 
 
 def linear_drop_path(rate: float, num_blocks: int) -> Iterator[float]:

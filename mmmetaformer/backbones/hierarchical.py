@@ -14,7 +14,6 @@ from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, resolve_arch
 from .base import (
     Backbone,
-    check_decay_type,
     linear_drop_path,
     resolve_init_cfg,
     resolve_out_indices,
@@ -152,29 +151,28 @@ class MetaFormer(Backbone):
         match = re.match(r"(?:downsample_layers|pos_embeds|stages)\.(\d+)\.", name)
         return match is not None and len(self.stages) <= int(match.group(1)) < NUM_STAGES
 
-    def num_layers(self, decay_type: str = "layer_wise") -> int:
-        check_decay_type(decay_type)
-        if decay_type == "stage_wise":
-            return NUM_STAGES
-        # Layers 0 to 2 are the stem and the first two stages; threes of stage 2 follow.
-        return 3 + -(-(self.settings.depths[2] + 1) // 3)
+    def _num_layers(self) -> int:
+        # Stage 3 is the layer behind the last block of stage 2.
+        return _layer_of_stage_2(self.settings.depths[2]) + 1
 
-    def layer_depth(self, name: str, decay_type: str = "layer_wise") -> int | None:
-        """As `ConvNeXt <https://arxiv.org/abs/2201.03545>`_ counts: one layer for the stem and for
-        each stage with its downsampling, but for stage 2 one for each three of its downsampling and
-        blocks, in order. Stage-wise, stage 2 is one layer, too."""
-        last = self.num_layers(decay_type)
-        if self.is_for_outputs(name):
-            return None
+    def _locate(self, name: str) -> tuple[int, int] | None:
+        """Stages 0, 1 and 3 are a layer each, with their downsampling; stage 2, by far the
+        deepest, is one for every three of its entries, the downsampling being the first (as in
+        the recipes of `FFNet <https://arxiv.org/abs/2406.02021>`_)."""
         match = re.match(r"(downsample_layers|pos_embeds|stages)\.([0-3])\.(\d*)", name)
         if match is None:
-            raise ValueError(f"{type(self).__name__} has no parameter {name!r}")
-        part, stage = match.group(1), int(match.group(2))
+            return None
+        part, stage, block = match.group(1), int(match.group(2)), match.group(3)
         if part == "downsample_layers" and stage == 0:
-            return 0
-        if decay_type == "stage_wise" or stage < 2:
-            return stage + 1
-        if stage == 3:
-            return last
-        # The position embedding stands between the downsampling and the blocks.
-        return 3 + (int(match.group(3)) + 1) // 3 if part == "stages" else 3
+            return 0, 0
+        if stage == 2:
+            # A position embedding belongs to the map that the downsampling gives.
+            layer = _layer_of_stage_2(int(block) + 1 if part == "stages" else 0)
+        else:
+            layer = self._num_layers() if stage == 3 else stage + 1
+        return layer, stage + 1
+
+
+def _layer_of_stage_2(entry: int) -> int:
+    """Entry 0 is the downsampling, entry i the block i - 1."""
+    return 3 + entry // 3

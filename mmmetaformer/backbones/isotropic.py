@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -14,7 +15,6 @@ from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, IsotropicSettings, resolve_arch
 from .base import (
     Backbone,
-    check_decay_type,
     linear_drop_path,
     resolve_init_cfg,
     resolve_out_indices,
@@ -166,21 +166,16 @@ class IsotropicMetaFormer(Backbone):
         last = self.settings.depth
         return match is not None and len(self.blocks) <= int(match.group(1)) < last
 
-    def num_layers(self, decay_type: str = "layer_wise") -> int:
-        check_decay_type(decay_type)
-        return NUM_STAGES if decay_type == "stage_wise" else self.settings.depth
+    def _num_layers(self) -> int:
+        return self.settings.depth
 
-    def layer_depth(self, name: str, decay_type: str = "layer_wise") -> int | None:
-        """One layer for the patch embedding and for each block; stage-wise for each quarter."""
-        check_decay_type(decay_type)
-        if self.is_for_outputs(name):
-            return None
+    def _locate(self, name: str) -> tuple[int, int] | None:
+        """Each block is a layer; the stages are the quarters of the blocks."""
         if name.startswith("stem."):
-            return 0
+            return 0, 0
         match = re.match(r"blocks\.(\d+)\.", name)
         if match is None:
-            raise ValueError(f"{type(self).__name__} has no parameter {name!r}")
+            return None
         block = int(match.group(1))
-        if decay_type == "layer_wise":
-            return block + 1
-        return 1 + sum(end <= block for end in accumulate(self.settings.depths()[:-1]))
+        quarter = bisect_right(list(accumulate(self.settings.depths())), block)
+        return block + 1, quarter + 1

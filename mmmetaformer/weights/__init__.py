@@ -1,10 +1,14 @@
-"""Published weights: ``files.py`` reads them safely, ``layouts.py`` knows the key layouts as pure
-renames, ``convert.py`` fits them to a backbone, ``loading.py`` does all three with a report.
-``catalogue.py`` is the table of published files; ``mmengine_files.py`` lets mmengine's own
-checkpoints through torch's safe loader."""
+"""Published weights.
+
+``catalogue.py`` is the table of published files, ``files.py`` reads them safely, ``layouts.py``
+knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, ``loading.py`` does
+all three with a report, ``export.py`` goes from one layout to another, and ``mmengine_files.py``
+lets mmengine's own checkpoints through torch's safe loader.
+"""
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints
 from .convert import WeightsError, convert_state_dict
+from .export import export_state_dict
 from .files import read_checkpoint
 from .loading import is_pretrained, load_pretrained
 from .mmengine_files import allow_mmengine_checkpoints
@@ -14,6 +18,7 @@ __all__ = [
     "WeightsError",
     "allow_mmengine_checkpoints",
     "convert_state_dict",
+    "export_state_dict",
     "find_checkpoint",
     "is_pretrained",
     "list_checkpoints",

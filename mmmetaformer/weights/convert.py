@@ -87,7 +87,7 @@ def convert(
         return any(re.search(pattern, name) for pattern in new)
 
     tensors = unwrap(state_dict)
-    layout, prefix = _identify(tensors, prefix)
+    layout, prefix = identify(tensors, prefix)
     result = Conversion(layout.name, prefix)
     expected = backbone.state_dict()
     outputs = {_output(name) for name in expected if backbone.is_for_outputs(name)}
@@ -174,7 +174,12 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def _identify(tensors: Mapping[str, Tensor], prefix: str | None) -> tuple[Layout, str]:
+def identify(tensors: Mapping[str, Tensor], prefix: str | None = None) -> tuple[Layout, str]:
+    """The layout of a state dict and the prefix under which it lies.
+
+    Raises:
+        WeightsError: If there is none, or more than one.
+    """
     if prefix and not prefix.endswith("."):
         prefix += "."
     found = []

@@ -1,4 +1,4 @@
-"""The key layouts in which weights are published, each a pure rename.
+"""The key layouts in which weights are published, each a pure rename in both directions.
 
 A layout maps every name it knows to the backbone's own name, or to ``CLASSIFIER`` for what a
 backbone has no use for. The backbones' own names are those of the MetaFormer-baselines release,
@@ -27,11 +27,18 @@ class Layout:
             and together in no other's.
         rename: Maps each name of a state dict to the backbone's own name, to ``CLASSIFIER``, or
             to None when the layout does not have such a name.
+        restore: Maps each of the backbone's own names to the layout's; None when it has none.
+        linear: Whose 1x1 convolutions are linear layers there, with weights (out, in): ``'none'``,
+            ``'all'``, or ``'attention'`` for those in stages of attention.
+        scale_ndim: Dimensions of LayerScale there, the first of which are the channels.
     """
 
     name: str
     signature: tuple[str, ...]
     rename: Rename
+    restore: Rename
+    linear: str = "none"
+    scale_ndim: int = 1
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
@@ -44,29 +51,70 @@ class Layout:
         return sorted(set.intersection(*found))
 
 
-def _rules(*rules: tuple[str, str]) -> Rename:
-    """A rename from (pattern, replacement) pairs; the first that matches the whole name counts."""
-    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+class _Rules:
+    """A rename from (pattern, replacement) pairs; the first that matches the whole name counts.
 
-    def rename_one(name: str) -> str | None:
-        for pattern, replacement in compiled:
-            match = pattern.fullmatch(name)
-            if match:
-                return match.expand(replacement)
-        return None
+    So that each can be turned round, patterns are of literal text and of groups that capture.
+    """
 
-    return lambda names: {name: rename_one(name) for name in names}
+    def __init__(self, *rules: tuple[str, str]) -> None:
+        self._forward = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+        self._backward = [
+            _turned_round(pattern, replacement)
+            for pattern, replacement in rules
+            if replacement != CLASSIFIER
+        ]
+
+    def __call__(self, names: Iterable[str]) -> dict[str, str | None]:
+        return {name: _first(self._forward, name) for name in names}
+
+    def restore(self, names: Iterable[str]) -> dict[str, str | None]:
+        """From what this rename makes back to what it came from."""
+        return {name: self.restore_one(name) for name in names}
+
+    def restore_one(self, name: str) -> str | None:
+        """As :meth:`restore`, for one name."""
+        return _first(self._backward, name)
+
+
+def _first(rules: Iterable[tuple[re.Pattern, str]], name: str) -> str | None:
+    for pattern, replacement in rules:
+        match = pattern.fullmatch(name)
+        if match:
+            return match.expand(replacement)
+    return None
+
+
+def _turned_round(pattern: str, replacement: str) -> tuple[re.Pattern, str]:
+    """The rule that maps names of the form of the replacement to the form of the pattern."""
+    groups, template, depth, start = [], "", 0, 0
+    for position, character in enumerate(pattern):
+        if character == "(":
+            start = position if depth == 0 else start
+            depth += 1
+        elif character == ")":
+            depth -= 1
+            if depth == 0:
+                groups.append(pattern[start + 1 : position])
+                template += rf"\g<g{len(groups)}>"
+        elif depth == 0 and character != "\\":
+            template += character
+    backward = "".join(
+        rf"(?P<g{part}>{groups[int(part) - 1]})" if number % 2 else re.escape(part)
+        for number, part in enumerate(re.split(r"\\(\d)", replacement))
+    )
+    return re.compile(backward), template
 
 
 # ---------------------------------------------------------------- hierarchical networks
 
-_own = _rules(
-    (r"((downsample_layers|stages|pos_embeds)\..+)", r"\1"),
+_own = _Rules(
+    (r"((?:downsample_layers|stages|pos_embeds)\..+)", r"\1"),
     (r"(norm[0-3]\.\w+)", r"\1"),
     (r"norm\.\w+|head\..+", CLASSIFIER),
 )
 
-_timm = _rules(
+_timm = _Rules(
     (r"stem\.conv\.(\w+)", r"downsample_layers.0.conv.\1"),
     (r"stem\.norm\.(\w+)", r"downsample_layers.0.post_norm.\1"),
     (r"stages\.([1-3])\.downsample\.conv\.(\w+)", r"downsample_layers.\1.conv.\2"),
@@ -117,38 +165,69 @@ def _poolformer(names: Iterable[str]) -> dict[str, str | None]:
     return renamed
 
 
-_poolformer_rest = _rules(
+def _restore_poolformer(names: Iterable[str]) -> dict[str, str | None]:
+    names = list(names)
+    network: dict[str, int] = {}
+    for stage in range(4):
+        entries = (f"downsample_layers.{stage}", f"pos_embeds.{stage}", f"stages.{stage}")
+        for entry in entries[stage == 0 :]:
+            # A stage is counted where it is not built, a position embedding where there is one.
+            if not entry.startswith("pos") or any(name.startswith(f"{entry}.") for name in names):
+                network[entry] = len(network)
+    restored = _poolformer_rest.restore(names)
+    for name in names:
+        match = re.fullmatch(r"(\w+\.\d)\.(.+)", name)
+        if match and match.group(1) in network:
+            rest = match.group(2)
+            if name.startswith("downsample_layers."):
+                rest = re.sub(r"^conv\.", "proj.", rest)
+            rest = re.sub(r"\.layer_scale([12])\.scale$", r".layer_scale_\1", rest)
+            restored[name] = f"network.{network[match.group(1)]}.{rest}"
+        match = re.fullmatch(r"norm([0-3])\.(\w+)", name)
+        if match:
+            restored[name] = f"norm{2 * int(match.group(1))}.{match.group(2)}"
+    return restored
+
+
+_poolformer_rest = _Rules(
     (r"patch_embed\.proj\.(\w+)", r"downsample_layers.0.conv.\1"),
     (r"norm\.\w+|head\..+", CLASSIFIER),
 )
 
 
-def _in_ffnet(rules: Rename) -> Rename:
+def _ffnet(name: str, signature: tuple[str, ...], rules: _Rules) -> Layout:
     """What FFNet's releases share: the patch merging is the first entry of a stage from stage 1
-    on, and convolution and norm of a pair are called ``c`` and ``bn``."""
+    on, convolution and norm of a pair are called ``c`` and ``bn``, and LayerScale is (C, 1, 1)."""
 
-    def shift(match: re.Match) -> str:
-        stage, block = int(match.group(1)), int(match.group(2))
-        return f"stages.{stage}.{block - (stage > 0)}."
+    def shift(name: str, by: int) -> str:
+        return re.sub(
+            r"^stages\.(\d)\.(\d+)\.",
+            lambda m: f"stages.{m[1]}.{int(m[2]) + by * (m[1] != '0')}.",
+            name,
+        )
 
     def rename(names: Iterable[str]) -> dict[str, str | None]:
-        return {
-            name: own and _pair(re.sub(r"^stages\.(\d)\.(\d+)\.", shift, own))
-            for name, own in rules(names).items()
-        }
+        return {name: own and _pair(shift(own, -1)) for name, own in rules(names).items()}
 
-    return rename
+    def restore(names: Iterable[str]) -> dict[str, str | None]:
+        return {name: rules.restore_one(_unpair(shift(name, 1))) for name in names}
+
+    return Layout(name, signature, rename, restore, scale_ndim=3)
 
 
 def _pair(name: str) -> str:
     return re.sub(r"\.bn\.(?=\w+$)", ".norm.", re.sub(r"\.c\.(?=\w+$)", ".conv.", name))
 
 
+def _unpair(name: str) -> str:
+    return re.sub(r"\.norm\.(?=\w+$)", ".bn.", re.sub(r"\.conv\.(?=\w+$)", ".c.", name))
+
+
 _CONV = r"((?:c|bn)\.\w+)"
 _TOKENS = r"(stages\.[0-3]\.\d+)\.token_mixer\.0\.main"
 _CHANNELS = r"(stages\.[0-3]\.\d+)\.channel_mixer\.main"
 _MERGING = r"stages\.([1-3])\.0\.proj"
-_ffnet_rules = _rules(
+_ffnet_rules = _Rules(
     (rf"patch_embed\.0\.{_CONV}", r"downsample_layers.0.conv1.\1"),
     (rf"patch_embed\.2\.{_CONV}", r"downsample_layers.0.conv2.\1"),
     (rf"{_MERGING}\.0\.conv\.{_CONV}", r"downsample_layers.\1.conv.branches.0.\2"),
@@ -171,7 +250,7 @@ _ffnet_rules = _rules(
     (r"norm\.\w+|head\..+", CLASSIFIER),
 )
 
-_ffnet_seg_rules = _rules(
+_ffnet_seg_rules = _Rules(
     *(
         (rf"patch_embed\.{theirs}\.{_CONV}", rf"downsample_layers.0.conv{ours}.\1")
         for theirs, ours in ((0, 1), (2, 2), (4, 3), (5, 4))
@@ -202,16 +281,16 @@ _ffnet_seg_rules = _rules(
 
 # ---------------------------------------------------------------- isotropic networks
 
-_own_isotropic = _rules(
-    (r"((stem|blocks|pyramid)\..+)", r"\1"),
+_own_isotropic = _Rules(
+    (r"((?:stem|blocks|pyramid)\..+)", r"\1"),
     (r"(norm[0-3]\.\w+)", r"\1"),
     (r"norm\.\w+|head\..+", CLASSIFIER),
 )
 
 
-def _convmixer_rules(stem: str, blocks: str, head: str) -> Rename:
+def _convmixer_rules(stem: str, blocks: str, head: str) -> _Rules:
     """All three layouts are nn.Sequential and differ in how they reach the blocks."""
-    return _rules(
+    return _Rules(
         (rf"{stem}0\.(\w+)", r"stem.conv.\1"),
         (rf"{stem}2\.(\w+)", r"stem.norm.\1"),
         (rf"{blocks}(\d+)\.0\.fn\.0\.(\w+)", r"blocks.\1.token_mixer.conv.\2"),
@@ -222,18 +301,26 @@ def _convmixer_rules(stem: str, blocks: str, head: str) -> Rename:
     )
 
 
+_convmixer_rest = _convmixer_rules("", "", r"\d+\.(weight|bias)")
+_convmixer_timm = _convmixer_rules(r"stem\.", r"blocks\.", r"head\..+")
+_convmixer_mmpretrain = _convmixer_rules(r"stem\.", r"stages\.", r"head\..+")
+
+
+def _count_blocks(name: str, by: int) -> str:
+    return re.sub(r"^blocks\.(\d+)\.", lambda match: f"blocks.{int(match[1]) + by}.", name)
+
+
 def _convmixer(names: Iterable[str]) -> dict[str, str | None]:
     """ConvMixer's release: one list of stem, blocks from index 3 and classifier."""
-    names = list(names)
-    renamed = _convmixer_rules("", "", r"\d+\.(weight|bias)")(names)
-
-    def shift(match: re.Match) -> str:
-        return f"blocks.{int(match.group(1)) - 3}."
-
-    return {name: own and re.sub(r"^blocks\.(\d+)\.", shift, own) for name, own in renamed.items()}
+    renamed = _convmixer_rest(names)
+    return {name: own and _count_blocks(own, -3) for name, own in renamed.items()}
 
 
-_mixer_timm = _rules(
+def _restore_convmixer(names: Iterable[str]) -> dict[str, str | None]:
+    return {name: _convmixer_rest.restore_one(_count_blocks(name, 3)) for name in names}
+
+
+_mixer_timm = _Rules(
     (r"stem\.proj\.(\w+)", r"stem.conv.\1"),
     (r"blocks\.(\d+)\.(norm[12])\.(\w+)", r"blocks.\1.\2.\3"),
     (r"blocks\.(\d+)\.mlp_tokens\.(fc[12])\.(\w+)", r"blocks.\1.token_mixer.\2.\3"),
@@ -241,7 +328,7 @@ _mixer_timm = _rules(
     (r"norm\.\w+|head\..+", CLASSIFIER),
 )
 
-_mixer_mmpretrain = _rules(
+_mixer_mmpretrain = _Rules(
     (r"patch_embed\.projection\.(\w+)", r"stem.conv.\1"),
     (r"layers\.(\d+)\.ln([12])\.(\w+)", r"blocks.\1.norm\2.\3"),
     (r"layers\.(\d+)\.token_mix\.layers\.0\.0\.(\w+)", r"blocks.\1.token_mixer.fc1.\2"),
@@ -251,36 +338,70 @@ _mixer_mmpretrain = _rules(
     (r"ln1\.\w+|head\..+", CLASSIFIER),
 )
 
+# The release's names are ours; its 1x1 convolutions are linear. It is read as our own layout.
+BASELINES = Layout("MetaFormer baselines", (), _own, _own.restore, linear="all")
+
 LAYOUTS = (
-    Layout("mmmetaformer", (r"downsample_layers\.0\.conv\d?\..*weight", r"stages\.0\.0\..+"), _own),
-    Layout("PoolFormer", (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"), _poolformer),
-    Layout("timm MetaFormer", (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"), _timm),
     Layout(
+        "mmmetaformer",
+        (r"downsample_layers\.0\.conv\d?\..*weight", r"stages\.0\.0\..+"),
+        _own,
+        _own.restore,
+    ),
+    Layout(
+        "PoolFormer",
+        (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"),
+        _poolformer,
+        _restore_poolformer,
+    ),
+    Layout(
+        "timm MetaFormer",
+        (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"),
+        _timm,
+        _timm.restore,
+        linear="attention",
+    ),
+    _ffnet(
         "FFNet",
         (r"patch_embed\.0\.c\.weight", r"stages\.1\.0\.proj\.0\.conv\.c\.weight"),
-        _in_ffnet(_ffnet_rules),
+        _ffnet_rules,
     ),
-    Layout(
+    _ffnet(
         "FFNet_seg",
         (r"patch_embed\.0\.c\.weight", r"stages\.1\.0\.proj\.0\.c\.weight"),
-        _in_ffnet(_ffnet_seg_rules),
+        _ffnet_seg_rules,
     ),
-    Layout("mmmetaformer isotropic", (r"stem\.conv\.weight", r"blocks\.0\..+"), _own_isotropic),
-    Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer),
+    Layout(
+        "mmmetaformer isotropic",
+        (r"stem\.conv\.weight", r"blocks\.0\..+"),
+        _own_isotropic,
+        _own_isotropic.restore,
+    ),
+    Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer, _restore_convmixer),
     Layout(
         "timm ConvMixer",
         (r"stem\.0\.weight", r"blocks\.0\.0\.fn\.0\.weight"),
-        _convmixer_rules(r"stem\.", r"blocks\.", r"head\..+"),
+        _convmixer_timm,
+        _convmixer_timm.restore,
     ),
     Layout(
         "mmpretrain ConvMixer",
         (r"stem\.0\.weight", r"stages\.0\.0\.fn\.0\.weight"),
-        _convmixer_rules(r"stem\.", r"stages\.", r"head\..+"),
+        _convmixer_mmpretrain,
+        _convmixer_mmpretrain.restore,
     ),
-    Layout("timm MLP-Mixer", (r"stem\.proj\.weight", r"blocks\.0\.mlp_tokens\..+"), _mixer_timm),
+    Layout(
+        "timm MLP-Mixer",
+        (r"stem\.proj\.weight", r"blocks\.0\.mlp_tokens\..+"),
+        _mixer_timm,
+        _mixer_timm.restore,
+        linear="all",
+    ),
     Layout(
         "mmpretrain MLP-Mixer",
         (r"patch_embed\.projection\.weight", r"layers\.0\.token_mix\..+"),
         _mixer_mmpretrain,
+        _mixer_mmpretrain.restore,
+        linear="all",
     ),
 )

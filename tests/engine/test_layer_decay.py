@@ -1,273 +1,462 @@
-"""Learning rates by depth, against a table and by their effect."""
+"""Learning rates by depth: which parameter learns how fast, and which one is decayed."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmdet.registry import MODELS
+from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmmetaformer import MetaFormer, MlpMixer, list_archs
+from mmmetaformer import FFNet, IsotropicMetaFormer, MetaFormer
 from mmmetaformer.backbones.factory import build_backbone
 
-CONSTRUCTOR = "mmmetaformer.LayerDecayOptimWrapperConstructor"
+TINY = dict(depths=[1, 1, 3, 1], dims=[8, 8, 8, 8])
+# Kernels and matrices of FFNet and of mmdet's heads; all else are norms, biases and scales.
+MATRIX = (
+    r"(conv|convs|fc\w*|key|value|query|rpn_\w+|shared_fcs|upsample|conv_logits)(\.\d+)?\.weight"
+)
 
 
-def groups_of(model: nn.Module, lr: float = 1e-4, weight_decay: float = 0.05, **paramwise) -> dict:
-    """Name of each trained parameter -> (lr, weight decay); each may be in one group only."""
+def group(model: nn.Module, lr: float = 1.0, weight_decay: float | None = 0.5, **options):
+    """The parameter groups; options are those of ``paramwise_cfg``."""
+    optimizer = dict(type="SGD", lr=lr)
+    if weight_decay is not None:
+        optimizer["weight_decay"] = weight_decay
     cfg = dict(
-        constructor=CONSTRUCTOR,
         type="OptimWrapper",
-        optimizer=dict(type="AdamW", lr=lr, weight_decay=weight_decay),
-        paramwise_cfg=paramwise,
+        optimizer=optimizer,
+        constructor="mmmetaformer.LayerDecayOptimWrapperConstructor",
+        paramwise_cfg=options,
     )
-    optimizer = build_optim_wrapper(model, cfg).optimizer
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {}
-    for group in optimizer.param_groups:
-        assert [names[id(p)] for p in group["params"]] == group["param_names"]
-        for name in group["param_names"]:
-            assert name not in found
-            found[name] = (group["lr"], group["weight_decay"])
-    return found
+    return build_optim_wrapper(model, cfg).optimizer.param_groups
+
+
+def settings(groups: list[dict]) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of each parameter by its name."""
+    return {
+        name: (round(item["lr"], 12), item["weight_decay"])
+        for item in groups
+        for name, _ in zip(item["param_names"], item["params"], strict=True)
+    }
+
+
+class Detector(nn.Module):
+    """As much of one as counts here."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(8, 4, 1)
+
+
+def tiny(**kwargs) -> Detector:
+    return Detector(MetaFormer(TINY, **kwargs))
+
+
+def rates(model: nn.Module, **options) -> dict[str, float]:
+    """Learning rates by name, weight decay left out."""
+    return {name: lr for name, (lr, _) in settings(group(model, **options)).items()}
+
+
+# name, learning rate, parameters with weight decay 0.05, parameters with none
+FULL = 1e-4
+FFNET_2_AS_RELEASED = [
+    (r"backbone\.downsample_layers\.0\.", FULL, 2, 4),
+    (r"backbone\.stages\.0\.", 6.871948e-06, 21, 30),
+    (r"backbone\.(downsample_layers|stages)\.1\.", 8.589935e-06, 24, 36),
+    (r"backbone\.(downsample_layers\.2|stages\.2\.[01])\.", 1.073742e-05, 21, 38),
+    (r"backbone\.stages\.2\.[234]\.", 1.342177e-05, 27, 48),
+    (r"backbone\.stages\.2\.[567]\.", 1.677722e-05, 27, 48),
+    (r"backbone\.stages\.2\.(8|9|10)\.", 2.097152e-05, 27, 48),
+    (r"backbone\.stages\.2\.1[123]\.", 2.621440e-05, 27, 48),
+    (r"backbone\.stages\.2\.14\.", 3.276800e-05, 9, 16),
+    (r"backbone\.(downsample_layers|stages)\.3\.", 8e-05, 30, 54),
+    (r"backbone\.norm[0-3]\.", FULL, 0, 8),
+    (r"neck\.", FULL, 8, 8),
+    (r"rpn_head\.", FULL, 3, 3),
+    (r"roi_head\.bbox_head\.", FULL, 12, 12),
+    (r"roi_head\.mask_head\.", FULL, 18, 18),
+]
+FFNET_2 = [(r"backbone\.downsample_layers\.0\.", 5.497558e-06, 2, 4), *FFNET_2_AS_RELEASED[1:]]
 
 
 @pytest.fixture(scope="module")
-def cascade() -> nn.Module:
-    """Cascade Mask R-CNN with FFNet-2."""
-    init_default_scope("mmdet")
-    from mmdet.registry import MODELS
-
-    cfg = Config.fromfile("configs/ffnet/cascade-mask-rcnn_ffnet-2_fpn_3x_coco.py").model
-    cfg.backbone.pop("init_cfg")
-    with torch.device("meta"):
+def cascade_ffnet_2() -> nn.Module:
+    cfg = get_config("mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py").model
+    cfg.backbone = dict(type="mmmetaformer.FFNet", arch="2")
+    cfg.neck.in_channels = [88, 176, 352, 704]
+    with DefaultScope.overwrite_default_scope("mmdet"), torch.device("meta"):
         return MODELS.build(cfg)
 
 
-# FFNet-2 has 3, 3, 15 and 3 blocks. lr 1e-4 times 0.8 ** (13 - layer), written out.
-TABLE = [
-    # parameters, number of them that are matrices or kernels, lr as released, lr by default
-    (r"backbone\.downsample_layers\.0\.", 2, 1.0e-4, 5.497558e-06),
-    (r"backbone\.stages\.0\.", 21, 6.871948e-06, 6.871948e-06),
-    (r"backbone\.(downsample_layers|stages)\.1\.", 24, 8.589935e-06, 8.589935e-06),
-    (r"backbone\.(downsample_layers\.2|stages\.2\.[01])\.", 21, 1.073742e-05, 1.073742e-05),
-    (r"backbone\.stages\.2\.[234]\.", 27, 1.342177e-05, 1.342177e-05),
-    (r"backbone\.stages\.2\.[567]\.", 27, 1.677722e-05, 1.677722e-05),
-    (r"backbone\.stages\.2\.([89]|10)\.", 27, 2.097152e-05, 2.097152e-05),
-    (r"backbone\.stages\.2\.1[123]\.", 27, 2.62144e-05, 2.62144e-05),
-    (r"backbone\.stages\.2\.14\.", 9, 3.2768e-05, 3.2768e-05),
-    (r"backbone\.(downsample_layers|stages)\.3\.", 30, 8.0e-05, 8.0e-05),
-    (r"backbone\.norm[0-3]\.", 0, 1.0e-4, 1.0e-4),
-    (r"(neck|rpn_head|roi_head)\.", 50, 1.0e-4, 1.0e-4),
-]
+@pytest.mark.parametrize(
+    ("as_released", "table"),
+    [(True, FFNET_2_AS_RELEASED), (False, FFNET_2)],
+    ids=["release", "ours"],
+)
+def test_ffnet_2_under_cascade_mask_rcnn(cascade_ffnet_2, as_released, table):
+    """Every parameter is in one row, and each row has the rate and the decays written there."""
+    groups = group(
+        cascade_ffnet_2, 1e-4, 0.05, decay_rate=0.8, num_layers=12, as_released=as_released
+    )
+    found = settings(groups)
+    everything = [name for name, _ in cascade_ffnet_2.named_parameters()]
+    assert len(everything) == sum(row[2] + row[3] for row in table) == 675
+    assert sorted(found) == sorted(everything)
+    matches = {name: [row for row in table if re.match(row[0], name)] for name in everything}
+    assert [name for name, rows in matches.items() if len(rows) != 1] == []
+
+    for pattern, lr, decayed, undecayed in table:
+        rows = {name: value for name, value in found.items() if re.match(pattern, name)}
+        matrices = {name for name in rows if re.search(MATRIX, name)}
+        assert (len(matrices), len(rows) - len(matrices)) == (decayed, undecayed), pattern
+        expected = {name: (lr, 0.05 if name in matrices else 0.0) for name in rows}
+        assert rows == {name: (pytest.approx(a, rel=1e-6), b) for name, (a, b) in expected.items()}
 
 
-@pytest.mark.parametrize("as_released", [True, False])
-def test_ffnet_2_under_cascade_mask_rcnn(cascade, as_released):
-    """The published recipe: decay 0.8 and 12 layers."""
-    options = dict(decay_rate=0.8, num_layers=12, as_released=as_released)
-    groups = groups_of(cascade, **options)
-    shapes = {name: parameter.ndim for name, parameter in cascade.named_parameters()}
-    assert set(groups) == set(shapes)
-    rows = []
-    covered = []
-    for pattern, _, released, default in TABLE:
-        names = [name for name in groups if re.match(pattern, name)]
-        covered += names
-        decayed = [name for name in names if groups[name][1] == 0.05]
-        assert decayed == [name for name in names if shapes[name] > 1]
-        assert {groups[name][1] for name in names} <= {0.05, 0.0}
-        lr = released if as_released else default
-        assert [groups[name][0] for name in names] == pytest.approx([lr] * len(names), rel=1e-6)
-        rows.append((pattern, len(decayed), released, default))
-    assert rows == TABLE
-    assert sorted(covered) == sorted(groups)
+def test_parameters_of_equal_settings_share_a_group(cascade_ffnet_2):
+    """Ten rates, the full one included, each with and without weight decay."""
+    groups = group(cascade_ffnet_2, decay_rate=0.8, num_layers=12, as_released=True)
+    assert len(groups) == len({(item["lr"], item["weight_decay"]) for item in groups}) == 20
+    # In the order of the model, each by the first of its parameters.
+    order = [name for name, _ in cascade_ffnet_2.named_parameters()]
+    names = [item["param_names"] for item in groups]
+    assert [order.index(item[0]) for item in names] == sorted(order.index(i[0]) for i in names)
+    assert [[order.index(name) for name in item] for item in names] == [
+        sorted(order.index(name) for name in item) for item in names
+    ]
+    parameters = dict(cascade_ffnet_2.named_parameters())
+    assert all(
+        parameters[name] is parameter
+        for item in groups
+        for name, parameter in zip(item["param_names"], item["params"], strict=True)
+    )
+
+
+@pytest.mark.parametrize(("arch", "scales"), [("3", 70), ("4", 76)])
+def test_weight_decay_of_layer_scale(arch, scales):
+    with torch.device("meta"):
+        model = Detector(FFNet(arch))
+    for as_released, decay in ((True, 0.5), (False, 0.0)):
+        found = settings(group(model, decay_rate=0.9, as_released=as_released))
+        scale_decays = [wd for name, (_, wd) in found.items() if "layer_scale" in name]
+        assert scale_decays == [decay] * scales
+        norms = [
+            wd for name, (_, wd) in found.items() if re.search(r"norm\d?\.(weight|bias)", name)
+        ]
+        assert len(norms) > 300 and set(norms) == {0.0}
+
+
+def test_residual_scales_are_never_decayed():
+    model = tiny(res_scale_init_value=1.0, layer_scale_init_value=1e-5)
+    found = settings(group(model, decay_rate=0.9, as_released=True))
+    assert [wd for name, (_, wd) in found.items() if "res_scale" in name] == [0.0] * 12
+    assert [wd for name, (_, wd) in found.items() if "layer_scale" in name] == [0.5] * 12
+
+
+def test_rates_layer_by_layer():
+    """Six layers: stem, stages 0 and 1, two of stage 2, stage 3."""
+    found = rates(tiny(), decay_rate=0.5)
+    expected = {
+        "backbone.downsample_layers.0.conv.weight": 1 / 64,
+        "backbone.stages.0.0.mlp.fc1.weight": 1 / 32,
+        "backbone.downsample_layers.1.conv.weight": 1 / 16,
+        "backbone.stages.1.0.mlp.fc1.weight": 1 / 16,
+        "backbone.downsample_layers.2.conv.bias": 1 / 8,
+        "backbone.stages.2.1.norm2.weight": 1 / 8,
+        "backbone.stages.2.2.mlp.fc2.bias": 1 / 4,
+        "backbone.downsample_layers.3.conv.weight": 1 / 2,
+        "backbone.stages.3.0.layer_scale1.scale": 1 / 2,
+        "backbone.norm3.weight": 1,
+        "head.weight": 1,
+        "head.bias": 1,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_rates_stage_by_stage():
+    found = rates(tiny(), decay_rate=0.5, decay_type="stage_wise")
+    expected = {
+        "backbone.downsample_layers.0.conv.weight": 1 / 32,
+        "backbone.stages.0.0.mlp.fc1.weight": 1 / 16,
+        "backbone.downsample_layers.1.conv.weight": 1 / 8,
+        "backbone.downsample_layers.2.conv.weight": 1 / 4,
+        "backbone.stages.2.2.mlp.fc1.weight": 1 / 4,
+        "backbone.stages.3.0.mlp.fc1.weight": 1 / 2,
+        "backbone.norm0.weight": 1,
+    }
+    assert {name: found[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "natural"),
-    [("ffnet_1", 6), ("ffnet_2", 9), ("ffnet_3", 11), ("ffnet_4", 13), ("poolformer_s12", 6),
-     ("convformer_s36", 10), ("mlp_mixer_b16", 12), ("convmixer_768_32", 32)],
-)  # fmt: skip
-def test_natural_number_of_layers(name, natural):
-    with torch.device("meta"):
-        backbone = build_backbone(name)
-    assert backbone.num_layers() == natural
-    assert backbone.num_layers("stage_wise") == 4
-    depths = {backbone.layer_depth(name) for name, _ in backbone.named_parameters()}
-    assert depths - {None} == set(range(natural + 1))
+    ("num_layers", "stage_2", "stage_3"),
+    [(8, [2**-6, 2**-6, 2**-5], 1 / 2), (3, [1 / 2, 1 / 2, 1 / 2], 1 / 2)],
+)
+def test_num_layers_of_a_recipe(num_layers, stage_2, stage_3):
+    """The last stage is the last layer; earlier layers keep their numbers 3, 3, 4 up to it."""
+    found = rates(tiny(), decay_rate=0.5, num_layers=num_layers)
+    assert [found[f"backbone.stages.2.{i}.mlp.fc1.weight"] for i in range(3)] == stage_2
+    assert found["backbone.stages.3.0.mlp.fc1.weight"] == stage_3
+    assert found["backbone.downsample_layers.0.conv.weight"] == 0.5 ** (num_layers + 1)
 
 
-@pytest.mark.parametrize("decay_type", ["layer_wise", "stage_wise"])
-@pytest.mark.parametrize("name", list_archs())
-def test_depth_grows_with_the_network(name, decay_type):
-    with torch.device("meta"):
-        backbone = build_backbone(name, out_indices=(0, 1, 2, 3))
-    isotropic = hasattr(backbone, "stem")
-    parts = (
-        [("stem.", 0)] if isotropic else [(f"downsample_layers.{i}.", i) for i in range(4)]
-    ) + ([] if isotropic else [(f"stages.{i}.", i + 0.5) for i in range(4)])
-
-    def position(parameter: str) -> tuple:
-        block = re.match(r"(?:blocks|stages\.\d)\.(\d+)\.", parameter)
-        before = [order for prefix, order in parts if parameter.startswith(prefix)]
-        pos_embed = re.match(r"pos_embeds\.(\d)\.", parameter)
-        order = float(pos_embed[1]) + 0.1 if pos_embed else (*before, 9)[0]
-        return order, int(block[1]) if block else -1
-
-    pretrained = [
-        parameter
-        for parameter in sorted(dict(backbone.named_parameters()), key=position)
-        if not parameter.startswith(("norm", "pyramid."))
-    ]
-    depths = [backbone.layer_depth(parameter, decay_type) for parameter in pretrained]
-    assert depths == sorted(depths)
-    assert (depths[0], depths[-1]) == (0, backbone.num_layers(decay_type))
-    new = [n for n, _ in backbone.named_parameters() if n.startswith(("norm", "pyramid."))]
-    assert {backbone.layer_depth(parameter, decay_type) for parameter in new} <= {None}
+def test_stages_that_are_not_built_count():
+    whole, part = (rates(tiny(out_indices=range(n)), decay_rate=0.5) for n in (4, 3))
+    assert len(part) < len(whole)
+    assert {name: whole[name] for name in part} == part
 
 
-def test_released_layers_of_ffnet_4():
-    """27 blocks reach layer 12, which is also that of the last stage."""
-    with torch.device("meta"):
-        backbone = build_backbone("ffnet_4")
-    groups = groups_of(backbone, lr=1.0, decay_rate=0.5, num_layers=12)
-    lrs = {name: lr for name, (lr, _) in groups.items()}
-    assert lrs["stages.2.22.mlp.fc1.weight"] == 0.5 ** (13 - 10)
-    assert lrs["stages.2.25.mlp.fc1.weight"] == 0.5 ** (13 - 11)
-    assert lrs["stages.2.26.mlp.fc1.weight"] == 0.5
-    assert lrs["downsample_layers.3.proj.conv.weight"] == lrs["stages.3.2.mlp.fc2.weight"] == 0.5
-    natural = groups_of(backbone, lr=1.0, decay_rate=0.5)
-    assert natural["stages.2.26.mlp.fc1.weight"][0] == 0.25
-    assert natural["stages.3.2.mlp.fc2.weight"][0] == 0.5
-    assert natural["downsample_layers.0.conv1.conv.weight"][0] == 0.5**14
+def test_isotropic_rates():
+    arch = dict(dim=8, depth=6, stem=dict(type="PatchEmbedding", patch_size=16))
+    model = Detector(IsotropicMetaFormer(arch))
+    found = rates(model, decay_rate=0.5)
+    assert found["backbone.stem.conv.weight"] == 1 / 128
+    assert [found[f"backbone.blocks.{i}.mlp.fc1.weight"] for i in range(6)] == [
+        1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2,
+    ]  # fmt: skip
+    added = {lr for name, lr in found.items() if name.startswith(("backbone.pyr", "backbone.norm"))}
+    assert added == {1.0}
+    # The quarters are blocks 0; 1, 2; 3; 4, 5.
+    found = rates(model, decay_rate=0.5, decay_type="stage_wise")
+    assert [found[f"backbone.blocks.{i}.mlp.fc1.weight"] for i in range(6)] == [
+        1 / 16, 1 / 8, 1 / 8, 1 / 4, 1 / 2, 1 / 2,
+    ]  # fmt: skip
 
 
-def test_layer_scale_and_position_embeddings():
-    with torch.device("meta"):
-        ffnet = build_backbone("ffnet_3")
-        hybrid = build_backbone("metaformer_s12_pppa")
-    scales = [name for name, _ in ffnet.named_parameters() if "layer_scale" in name]
-    assert len(scales) == 2 * (4 + 4 + 22 + 5)
-    for as_released, decay in ((False, 0.0), (True, 0.05)):
-        groups = groups_of(ffnet, decay_rate=0.9, as_released=as_released)
-        assert {groups[name][1] for name in scales} == {decay}
-        assert groups["stages.0.0.mlp.fc1.bias"][1] == 0.0
-    groups = groups_of(hybrid, decay_rate=0.9)
-    (embedding,) = [name for name in groups if name.startswith("pos_embeds.3.")]
-    assert hybrid.get_parameter(embedding).ndim > 1
-    assert groups[embedding] == (pytest.approx(0.9e-4), 0.0)
+def test_a_rate_of_one_changes_nothing():
+    assert set(rates(tiny(), decay_rate=1, lr=0.3).values()) == {0.3}
 
 
-def test_stage_wise():
-    with torch.device("meta"):
-        backbone = build_backbone("ffnet_1")
-        mixer = build_backbone("mlp_mixer_s16")
-    lrs = {
-        name: lr
-        for name, (lr, _) in groups_of(
-            backbone, lr=1.0, decay_rate=0.5, decay_type="stage_wise"
-        ).items()
+def test_position_embeddings():
+    model = tiny(pos_embed_sizes=[None, None, 7, None])
+    name = "backbone.pos_embeds.2.pos_embed"
+    assert settings(group(model, decay_rate=0.5))[name] == (1 / 8, 0.0)
+    wanted = {"pos_embeds": dict(decay_mult=0.5)}
+    assert settings(group(model, decay_rate=0.5, custom_keys=wanted))[name] == (1 / 8, 0.25)
+
+
+def test_custom_keys_multiply():
+    keys = {
+        "head": dict(lr_mult=10),
+        "stages.3": dict(lr_mult=0.1, decay_mult=0.2),
+        "fc2": dict(lr_mult=3, momentum=0.7),
     }
-    assert lrs["downsample_layers.0.conv1.conv.weight"] == 0.5**5
-    assert lrs["stages.0.1.mlp.fc1.weight"] == 0.5**4
-    assert lrs["downsample_layers.2.proj.conv.weight"] == 0.5**2
-    assert lrs["stages.2.0.mlp.fc1.weight"] == lrs["stages.2.7.mlp.fc1.weight"] == 0.5**2
-    assert lrs["stages.3.0.mlp.fc1.weight"] == 0.5
-    assert lrs["norm3.weight"] == 1.0
-    groups = groups_of(mixer, lr=1.0, decay_rate=0.5, decay_type="stage_wise")
-    quarters = [groups[f"blocks.{block}.mlp.fc1.weight"][0] for block in range(8)]
-    assert quarters == [0.5**4] * 2 + [0.5**3] * 2 + [0.5**2] * 2 + [0.5] * 2
+    groups = group(tiny(), lr=0.01, decay_rate=0.5, custom_keys=keys)
+    found = settings(groups)
+    assert found["head.weight"] == (0.1, 0.5)
+    assert found["head.bias"] == (0.1, 0.0)  # a rate is no reason for weight decay
+    assert found["backbone.stages.3.0.mlp.fc1.weight"] == (0.0005, 0.1)
+    assert found["backbone.stages.3.0.mlp.fc1.bias"] == (0.0005, 0.1)  # asked for
+    assert found["backbone.stages.1.0.mlp.fc2.weight"] == (round(0.03 / 16, 12), 0.5)
+    assert found["backbone.stages.1.0.mlp.fc1.weight"] == (round(0.01 / 16, 12), 0.5)
+    # Options of another name reach the optimizer, and set their parameters apart.
+    others = {name for item in groups if item["momentum"] == 0.7 for name in item["param_names"]}
+    assert others == {n for n in found if "fc2" in n and "stages.3" not in n} != set()
+    assert not any({"lr_mult", "decay_mult"} & set(item) for item in groups)
 
 
-class Segmentor(nn.Module):
-    """Two backbones, one of them under another, and a head."""
+def test_a_custom_key_for_the_backbone_decays_no_scale():
+    keys = dict(backbone=dict(lr_mult=0.5))
+    plain = settings(group(tiny(), decay_rate=0.5))
+    found = settings(group(tiny(), decay_rate=0.5, custom_keys=keys))
+    backbone = [name for name in plain if name.startswith("backbone.")]
+    assert len(backbone) == len(plain) - 2
+    assert [found[name] for name in backbone] == [
+        (plain[name][0] / 2, plain[name][1]) for name in backbone
+    ]
 
-    def __init__(self) -> None:
-        super().__init__()
-        arch = dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
-        self.backbone = MetaFormer(arch, frozen_stages=1)
-        self.teacher = nn.ModuleDict(dict(backbone=MetaFormer(arch)))
-        self.decode_head = nn.Conv2d(8, 2, 1)
+
+def test_mmengines_multipliers():
+    given = dict(flat_decay_mult=0.4, bias_decay_mult=0.2, bias_lr_mult=2.0, norm_decay_mult=0.6)
+    model = tiny(norm_cfg=dict(type="BN"))
+    found = settings(group(model, decay_rate=0.5, **given))
+    block = "backbone.stages.3.0"
+    assert found[f"{block}.mlp.fc1.weight"] == (0.5, 0.5)
+    assert found[f"{block}.mlp.fc1.bias"] == (1.0, 0.1)
+    assert found[f"{block}.layer_scale1.scale"] == (0.5, 0.2)
+    assert found[f"{block}.norm1.weight"] == (0.5, 0.3)
+    assert found["head.bias"] == (2.0, 0.1)
+
+
+def test_an_optimizer_without_weight_decay():
+    """Its own value stays, and the rates decay all the same."""
+    found = settings(group(tiny(), weight_decay=None, decay_rate=0.5))
+    assert found["backbone.stages.3.0.mlp.fc1.weight"] == (0.5, 0)
+    assert found["backbone.downsample_layers.0.conv.bias"] == (1 / 64, 0)
+
+
+def test_frozen_parameters_are_in_no_group():
+    model = tiny(frozen_stages=1)
+    model.head.bias.requires_grad = False
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name.rsplit(".", 2)[0] for name in frozen} >= {"backbone.stages.0.0.mlp"}
+    found = set(settings(group(model, decay_rate=0.5)))
+    assert found.isdisjoint(frozen)
+    assert found | frozen == {name for name, _ in model.named_parameters()}
+
+
+def test_a_frozen_teacher_and_two_backbones_of_other_depths():
+    student, other, teacher = tiny(), Detector(MetaFormer({**TINY, "depths": [1] * 4})), tiny()
+    teacher.requires_grad_(False)
+    model = nn.ModuleDict(dict(student=student, other=other, teacher=teacher))
+    found = rates(model, decay_rate=0.5)
+    assert {name.split(".")[0] for name in found} == {"student", "other"}
+    assert found["student.backbone.downsample_layers.0.conv.weight"] == 1 / 64
+    assert found["other.backbone.downsample_layers.0.conv.weight"] == 1 / 32
+    assert found["other.backbone.stages.3.0.mlp.fc1.weight"] == 1 / 2
+    assert found["other.head.weight"] == 1
+
+
+def test_a_bare_backbone_and_a_wrapped_model():
+    backbone = MetaFormer(TINY)
+    found = rates(backbone, decay_rate=0.5)
+    assert found["downsample_layers.0.conv.weight"] == 1 / 64
+    wrapped = nn.Module()
+    wrapped.module = backbone
+    assert rates(wrapped, decay_rate=0.5) == found
+
+
+def test_a_shared_parameter_is_in_one_group():
+    model = tiny()
+    model.second_head = nn.Sequential(model.head, nn.Conv2d(4, 4, 1))
+    groups = group(model, decay_rate=0.5)
+    grouped = [id(parameter) for item in groups for parameter in item["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_a_step_moves_parameters_by_their_rates():
+    """Where every gradient is one, plain SGD moves a parameter by its learning rate."""
+    model = tiny(frozen_stages=0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    cfg = dict(
+        type="OptimWrapper",
+        optimizer=dict(type="SGD", lr=0.5),
+        constructor="mmmetaformer.LayerDecayOptimWrapperConstructor",
+        paramwise_cfg=dict(decay_rate=0.5),
+    )
+    optim_wrapper = build_optim_wrapper(model, cfg)
+    optim_wrapper.update_params(sum(parameter.sum() for parameter in model.parameters()))
+    moved = {
+        name: (before[name] - parameter.detach()).flatten()
+        for name, parameter in model.named_parameters()
+        if re.search(r"layer_scale1\.scale|^head\.bias|norm0\.bias|downsample.*bias", name)
+    }
+    expected = {
+        "backbone.downsample_layers.0.conv.bias": 0,
+        "backbone.stages.0.0.layer_scale1.scale": 1 / 64,
+        "backbone.downsample_layers.1.conv.bias": 1 / 32,
+        "backbone.stages.1.0.layer_scale1.scale": 1 / 32,
+        "backbone.downsample_layers.2.conv.bias": 1 / 16,
+        "backbone.stages.2.0.layer_scale1.scale": 1 / 16,
+        "backbone.stages.2.1.layer_scale1.scale": 1 / 16,
+        "backbone.stages.2.2.layer_scale1.scale": 1 / 8,
+        "backbone.downsample_layers.3.conv.bias": 1 / 4,
+        "backbone.stages.3.0.layer_scale1.scale": 1 / 4,
+        "backbone.norm0.bias": 1 / 2,
+        "head.bias": 1 / 2,
+    }
+    assert set(moved) == set(expected)
+    steps = {name: torch.full_like(moved[name], step) for name, step in expected.items()}
+    torch.testing.assert_close(moved, steps)
 
 
 @pytest.mark.parametrize("scope", ["mmdet", "mmseg"])
-def test_options_of_mmengine_multiply(scope):
-    init_default_scope(scope)
-    model = Segmentor()
-    groups = groups_of(
-        model,
-        lr=1.0,
-        decay_rate=0.5,
-        bias_lr_mult=2.0,
-        custom_keys=dict(decode_head=dict(lr_mult=10.0), fc2=dict(lr_mult=3.0, decay_mult=0.5)),
+def test_a_foreign_config_needs_no_custom_imports(scope, tmp_path):
+    """From a directory of the user's own, with nothing imported but the host package; the
+    optimizer is saved and loaded as any other."""
+    (tmp_path / "mine.py").write_text(
+        "backbone = dict(type='mmmetaformer.PoolFormer', arch='s12', out_indices=(0, 1))\n"
+        "optim_wrapper = dict(\n"
+        "    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),\n"
+        "    constructor='mmmetaformer.LayerDecayOptimWrapperConstructor',\n"
+        "    paramwise_cfg=dict(decay_rate=0.5, custom_keys={'norm0': dict(lr_mult=2)}))\n"
     )
-    assert groups["decode_head.weight"] == (10.0, 0.05)
-    for prefix in ("backbone.", "teacher.backbone."):
-        assert groups[f"{prefix}stages.3.0.mlp.fc1.weight"] == (0.5, 0.05)
-        assert groups[f"{prefix}stages.3.0.mlp.fc1.bias"] == (1.0, 0.0)
-        assert groups[f"{prefix}stages.3.0.mlp.fc2.weight"] == (1.5, 0.025)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert set(groups) == trained
-    assert "backbone.stages.0.0.mlp.fc1.weight" not in trained
-    assert "teacher.backbone.stages.0.0.mlp.fc1.weight" in trained
+    code = (
+        "import sys; from mmengine.config import Config; "
+        "from mmengine.registry import init_default_scope; "
+        f"from {scope}.registry import MODELS; init_default_scope({scope!r}); "
+        "from mmengine.optim import build_optim_wrapper; cfg = Config.fromfile('mine.py'); "
+        "model = MODELS.build(cfg.backbone); "
+        "assert 'mmmetaformer.engine.layer_decay' not in sys.modules; "
+        "optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper); "
+        "optim_wrapper.load_state_dict(optim_wrapper.state_dict()); "
+        "groups = optim_wrapper.optimizer.param_groups; "
+        "print(sorted({round(1e4 * group['lr'], 6) for group in groups}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    # Stem, stages 0 and 1 of seven layers; norm1; norm0.
+    assert result.stdout.splitlines()[-1] == "[0.007812, 0.015625, 0.03125, 1.0, 2.0]"
 
 
-def test_a_step_moves_the_layers_by_their_rates():
-    model = MlpMixer(dict(depth=4, dim=8, stem=dict(type="PatchEmbedding", patch_size=8)))
-    wrapper = build_optim_wrapper(
-        model,
-        dict(
-            constructor=CONSTRUCTOR,
-            optimizer=dict(type="SGD", lr=1.0),
-            paramwise_cfg=dict(decay_rate=0.5),
-        ),
-    )
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    wrapper.step()
-    moved = {
-        name: float((before[name] - parameter).mean())
-        for name, parameter in model.named_parameters()
+def test_rates_are_those_of_mmpretrains_constructor():
+    """Under a classifier of mmpretrain, whose constructor asks ``get_layer_depth``."""
+    from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
+    from mmpretrain.models import ImageClassifier
+
+    with torch.device("meta"):
+        model = ImageClassifier(
+            build_backbone("poolformer_s24", out_indices=(3,)),
+            head=dict(type="mmpretrain.LinearClsHead", num_classes=7, in_channels=512),
+        )
+    optimizer = dict(optimizer=dict(type="SGD", lr=1.0, weight_decay=0.5))
+    theirs = LearningRateDecayOptimWrapperConstructor(optimizer, dict(layer_decay_rate=0.8))(model)
+    assert rates(model, decay_rate=0.8) == {
+        item["param_name"]: round(item["lr"], 12) for item in theirs.optimizer.param_groups
     }
-    assert moved["stem.conv.weight"] == pytest.approx(0.5**5)
-    blocks = [moved[f"blocks.{block}.mlp.fc1.weight"] for block in range(4)]
-    assert blocks == pytest.approx([0.5**4, 0.5**3, 0.5**2, 0.5])
-    assert moved["norm0.weight"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        (dict(), "needs a decay_rate in \\(0, 1\\], got None"),
-        (dict(decay_rate=1.2), "got 1.2"),
-        (dict(decay_rate=0.8, decay_type="block_wise"), "one of .*stage_wise.*got 'block_wise'"),
-        (dict(decay_rate=0.8, num_layers=0), "num_layers must be a positive integer, got 0"),
-        (dict(decay_rate=0.8, as_released="yes"), "True or False, got 'yes'"),
+        (dict(), ValueError, r"lacks 'decay_rate'.*dict\(decay_rate=0\.8\)"),
+        (dict(decay_rate=0), ValueError, r"decay_rate must be in \(0, 1\], got 0"),
+        (dict(decay_rate=1.1), ValueError, r"decay_rate must be in \(0, 1\], got 1\.1"),
+        (dict(decay_rate=float("nan")), ValueError, r"decay_rate must be in \(0, 1\], got nan"),
+        (dict(decay_rate="0.8"), TypeError, r"decay_rate must be a number.*got '0\.8'"),
+        (dict(decay_rate=True), TypeError, "decay_rate must be a number.*got True"),
+        (
+            dict(decay_rate=0.8, decay_type="block_wise"),
+            ValueError,
+            r"decay_type must be one of \('layer_wise', 'stage_wise'\), got 'block_wise'",
+        ),
+        (dict(decay_rate=0.8, num_layers=0), ValueError, "num_layers must be a positive.*got 0"),
+        (dict(decay_rate=0.8, num_layers=12.0), ValueError, r"num_layers must be.*got 12\.0"),
+        (dict(decay_rate=0.8, num_layers=True), ValueError, "num_layers must be.*got True"),
+        (
+            dict(decay_rate=0.8, as_released=1),
+            TypeError,
+            "as_released must be True or False, got 1",
+        ),
+        (dict(decay_rate=0.8, num_layer=12), ValueError, r"unknown.*\['num_layer'\].*'num_layers'"),
+        (dict(decay_rate=0.8, lr=None), ValueError, "the optimizer needs lr"),
     ],
 )
-def test_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        groups_of(Segmentor(), **options)
+def test_wrong_options_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        group(tiny(), **options)
 
 
-def test_wrong_models():
-    with pytest.raises(ValueError, match="Conv2d has no backbone of mmmetaformer"):
-        groups_of(nn.Conv2d(1, 1, 1), decay_rate=0.8)
-    with pytest.raises(ValueError, match="needs the lr of the optimizer"):
-        cfg = dict(
-            constructor=CONSTRUCTOR,
-            optimizer=dict(type="AdamW"),
-            paramwise_cfg=dict(decay_rate=0.8),
-        )
-        build_optim_wrapper(Segmentor(), cfg)
-    backbone = MetaFormer(dict(depths=[1] * 4, dims=[8] * 4))
-    with pytest.raises(ValueError, match="has no parameter 'head.weight'"):
-        backbone.layer_depth("head.weight")
-    with pytest.raises(ValueError, match="has no parameter 'head.weight'"):
-        MlpMixer("s16").layer_depth("head.weight")
+def test_paramwise_cfg_itself():
+    cfg = dict(
+        optimizer=dict(type="SGD", lr=1.0),
+        constructor="mmmetaformer.LayerDecayOptimWrapperConstructor",
+    )
+    with pytest.raises(ValueError, match="lacks 'decay_rate'"):
+        build_optim_wrapper(tiny(), cfg)
+    with pytest.raises(TypeError, match=r"must be a dict with 'decay_rate', got \[0\.8\]"):
+        build_optim_wrapper(tiny(), dict(cfg, paramwise_cfg=[0.8]))
+
+
+def test_a_model_without_a_backbone_of_the_package():
+    with pytest.raises(ValueError, match=r"Sequential has no backbone.*mmmetaformer\.PoolFormer"):
+        group(nn.Sequential(nn.Conv2d(3, 8, 1)), decay_rate=0.8)

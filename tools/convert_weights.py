@@ -1,0 +1,64 @@
+"""Bring published weights from one key layout into another.
+
+The source is a file or address in any layout that `init_cfg=dict(type='Pretrained', ...)` takes, of
+a backbone, classifier, detector or segmentor; the target is a plain dict of tensors, the backbone's
+only, as .pth or .safetensors.
+
+Example:
+    python tools/convert_weights.py poolformer_s12.pth.tar poolformer_s12_timm.pth --to timm
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import run_cli
+from mmmetaformer.weights import export_state_dict, read_checkpoint
+from mmmetaformer.weights.export import TARGETS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="file or address")
+    parser.add_argument("target", help="file to write, .pth or .safetensors")
+    parser.add_argument("--to", choices=TARGETS, required=True, help="layout of the target")
+    parser.add_argument(
+        "--drop-outputs",
+        action="store_true",
+        help="leave out output norms and pyramids, which timm and mmpretrain do not have",
+    )
+    args = parser.parse_args()
+    target = Path(args.target)
+    if target.suffix not in (".pth", ".safetensors"):
+        raise UserError(f"the target must end in .pth or .safetensors, got {args.target!r}")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"folder {str(target.absolute().parent)!r} does not exist")
+    weights = export_state_dict(
+        read_checkpoint(args.source), args.to, drop_outputs=args.drop_outputs
+    )
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+    # Under another name until it is whole.
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        if target.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            # Without this note transformers and others refuse the file.
+            save_file(weights, partial, metadata=dict(format="pt"))
+        else:
+            torch.save(weights, partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"wrote {len(weights)} tensors in the {args.to} layout to {target}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
