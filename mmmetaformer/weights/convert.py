@@ -21,6 +21,7 @@ _WRAPPERS = (
     *("model_ema", "state_dict_ema", "ema_state_dict"),
 )
 _SHOWN = 5
+_DOT = re.compile(r"\.")
 
 
 @dataclass
@@ -198,7 +199,29 @@ def identify(tensors: Mapping[str, Tensor], prefix: str | None = None) -> tuple[
     under = "" if prefix is None else f" under the prefix {prefix!r}"
     raise WeightsError(
         f"unknown layout{under}: known are {', '.join(layout.name for layout in LAYOUTS)}; the "
-        f"first keys are {list(tensors)[:_SHOWN]}"
+        f"first keys are {list(tensors)[:_SHOWN]}{_nearest(tensors)}"
+    )
+
+
+def _nearest(tensors: Mapping[str, Tensor]) -> str:
+    """The layout that knows most of the names, for the end of a message."""
+    prefixes = {"", *(name[: match.end()] for name in tensors for match in _DOT.finditer(name))}
+    # A prefix of a whole network is one of many names.
+    prefixes = {p for p in prefixes if 2 * sum(n.startswith(p) for n in tensors) >= len(tensors)}
+    best, most, unknown = "", 0, []
+    for layout in LAYOUTS:
+        for prefix in sorted(prefixes):
+            inside = [name for name in tensors if name.startswith(prefix)]
+            renamed = layout.rename([name.removeprefix(prefix) for name in inside])
+            known = sum(own not in (None, CLASSIFIER) for own in renamed.values())
+            if known > most:
+                best, most = layout.name, known
+                unknown = [name for name in inside if renamed[name.removeprefix(prefix)] is None]
+    if not most:
+        return ""
+    return (
+        f"; the nearest is {best}, which knows {most} of the {len(tensors)} keys and not "
+        f"{unknown[:_SHOWN]}"
     )
 
 
