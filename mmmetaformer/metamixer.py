@@ -65,9 +65,21 @@ class MetaMixer(BaseModule):
         """The activated scores, of the shape of the scores."""
         return self.act(self.scores(x))
 
+    def as_maps(self, values: Tensor, x: Tensor) -> Tensor:
+        """Scores or coefficients of an input ``x`` as one map for each key, (B, K, H, W)."""
+        return values
+
     def coefficient_maps(self, x: Tensor) -> Tensor:
         """How strongly each key answers at each position, (B, K, H, W)."""
-        return self.coefficients(x)
+        return self.as_maps(self.coefficients(x), x)
+
+    def num_keys(self, x: Tensor) -> int:
+        """The K of the maps of an input (B, C, H, W), found without computing them."""
+        return self.scores(x[:1, :, :1, :1]).shape[1]  # static keys: one position will do
+
+    def key_name(self, key: int, x: Tensor) -> str:
+        """What to call one of the K keys."""
+        return f"key {key}"
 
     def forward(self, x: Tensor) -> Tensor:
         return self.aggregate(self.coefficients(x), x)

@@ -48,6 +48,7 @@ def test_static_instances(name, randomize):
     x = torch.randn(2, DIM, 5, 7, dtype=torch.double)
     coefficients = mixer.coefficients(x)
     assert coefficients.shape == (2, keys, 5, 7)
+    assert mixer.num_keys(x) == keys and mixer.key_name(3, x) == "key 3"
     torch.testing.assert_close(mixer.coefficient_maps(x), coefficients)
     torch.testing.assert_close(mixer.act(mixer.scores(x)), coefficients)
     torch.testing.assert_close(mixer.aggregate(coefficients, x), mixer(x))
@@ -109,6 +110,9 @@ def test_coefficient_maps_of_attention(name, randomize):
     maps = mixer.coefficient_maps(torch.randn(2, DIM, 5, 7, dtype=torch.double))
     keys = dict({"global": 35, "window": 9, "reduced": 12})[name]
     assert maps.shape == (2, 2 * keys, 5, 7)
+    x = maps.new_zeros(2, DIM, 5, 7)
+    assert mixer.num_keys(x) == 2 * keys
+    assert mixer.key_name(keys + 3, x) == "head 1, key 3"
     sums = maps.unflatten(1, (2, keys)).sum(2)
     torch.testing.assert_close(sums, torch.ones_like(sums))
 
@@ -148,6 +152,10 @@ def test_gelu_attention_within_a_window(randomize):
     coefficients = scores * 0.5 * (1 + torch.erf(scores / 2**0.5))
     expected = coefficients @ (column @ v.T) @ mixer.proj.weight.T
     torch.testing.assert_close(mixer(x)[0, :, :, 3].T, expected)
+    # The first column of that window is what there is of it; the padding has no coefficients.
+    maps = mixer.coefficient_maps(x)[0, :, :, 3].T
+    torch.testing.assert_close(maps[:, ::3], coefficients)
+    assert (maps[:, 1::3] == 0).all() and (maps[:, 2::3] == 0).all()
 
 
 def test_parts_by_config(randomize):

@@ -70,6 +70,10 @@ class Backbone(BaseModule):
         """Image (B, in_channels, H, W) to the emitted maps, each (B, C_i, H_i, W_i)."""
 
     @abstractmethod
+    def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:
+        """Stage, number within the stage and the block itself, in the order of the forward pass."""
+
+    @abstractmethod
     def frozen_modules(self) -> Iterable[nn.Module]:
         """The modules that ``frozen_stages`` freezes."""
 

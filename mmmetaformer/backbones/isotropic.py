@@ -145,6 +145,14 @@ class IsotropicMetaFormer(Backbone):
         maps = [levels[index] for index in self.out_indices]
         return self.emit(maps if self.pyramid is None else self.pyramid(maps, size))
 
+    def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:
+        """As of :class:`Backbone`; the stages are the quarters."""
+        built = 0
+        for end, stage in self._ends.items():
+            for number, block in enumerate(self.blocks[built : end + 1]):
+                yield stage, number, block
+            built = end + 1
+
     def frozen_modules(self) -> Iterator[nn.Module]:
         """The patch embedding for ``frozen_stages >= 0``; then quarter by quarter its blocks and
         its output norm."""

@@ -97,17 +97,31 @@ class Attention(MetaMixer):
         scores = queries @ keys.transpose(-2, -1) * self.head_dim**-0.5
         return scores if valid is None else scores.masked_fill(~_of_keys(valid), -torch.inf)
 
+    def coefficients(self, x: Tensor) -> Tensor:
+        """The activated scores, (B, heads, N, M); 0 for positions that do not count."""
+        coefficients = super().coefficients(x)
+        valid = self.attended(x)[1]
+        if valid is None:
+            return coefficients
+        # An activation of minus infinity may be anything.
+        return coefficients.masked_fill(~_of_keys(valid), 0.0)
+
     def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        tokens, valid = self.attended(x)
+        tokens, _ = self.attended(x)
         values = self._heads(self._linear(tokens, 2))
-        if valid is not None:  # an activation of minus infinity may be anything
-            coefficients = coefficients.masked_fill(~_of_keys(valid), 0.0)
         coefficients = F.dropout(coefficients, self.attn_drop, self.training)
         return self._project(coefficients @ values, x)
 
-    def coefficient_maps(self, x: Tensor) -> Tensor:
-        """How strongly each position attends to each key of each head, (B, heads * M, H, W)."""
-        return self.to_map(self.coefficients(x).transpose(1, 2).flatten(2), x)
+    def as_maps(self, values: Tensor, x: Tensor) -> Tensor:
+        """(B, heads, N, M) as one map for each key of each head, (B, heads * M, H, W)."""
+        return self.to_map(values.transpose(1, 2).flatten(2), x)
+
+    def num_keys(self, x: Tensor) -> int:
+        return x.shape[1] // self.head_dim * self.attended(x)[0].shape[1]
+
+    def key_name(self, key: int, x: Tensor) -> str:
+        head, position = divmod(key, self.attended(x)[0].shape[1])
+        return f"head {head}, key {position}"
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.softmax:
