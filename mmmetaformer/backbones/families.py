@@ -87,8 +87,9 @@ class CAFormer(MetaFormer):
 @MODELS.register_module()
 class FFNet(MetaFormer):
     """FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_), FFNified attention and ConvNeXt
-    blocks: ``'1'``, ``'2'``, ``'3'``, ``'4'``. Arguments as for :class:`MetaFormer`;
-    ``switch_to_deploy()`` fuses its branches and BatchNorms for prediction."""
+    blocks: ``'1'``, ``'2'``, ``'3'``, ``'4'``, and ``'seg'``, which FFNet_seg has below
+    :class:`~mmmetaformer.heads.FFNetHead` with ``out_indices=(1, 2, 3)``. Arguments as for
+    :class:`MetaFormer`; ``switch_to_deploy()`` fuses its branches and BatchNorms for prediction."""
 
     family = "ffnet"
 
