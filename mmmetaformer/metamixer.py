@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .layers import build_activation
-from .registry import CHANNEL_MIXERS, MODELS, TOKEN_MIXERS, as_cfg, build_part
+from .registry import CHANNEL_MIXERS, MODELS, TOKEN_MIXERS, as_cfg, build_part, with_defaults
 
 _GELU = dict(type="GELU")
 _NORMAL = dict(type="TruncNormal", layer="Conv2d", std=0.02)
@@ -104,6 +104,8 @@ class StaticMetaMixer(MetaMixer):
         value: Config of the convolution with the values, back to C channels.
         ratio: Keys over C.
         act_cfg: Activation of the coefficients; None means none.
+        norm_cfg: Norm of those parts that take a ``norm_cfg`` and name none; None leaves them
+            their own.
         init_cfg: Initialisation; the default is a normal distribution with standard deviation
             0.02.
 
@@ -123,18 +125,25 @@ class StaticMetaMixer(MetaMixer):
         value: Any,
         ratio: float = 1.0,
         act_cfg: dict | None = _GELU,
+        norm_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg or _NORMAL)
         keys = int(dim * ratio)
-        self.query = _build("query", query, dim, dim) if query is not None else nn.Identity()
-        self.key = _build("key", key, dim, keys)
+
+        def build(name: str, cfg: Any, in_channels: int, out_channels: int) -> nn.Module:
+            cfg = as_cfg(name, cfg)
+            if cfg is None:
+                raise TypeError(f"{name} must be a name or a dict with the key 'type', got None")
+            if norm_cfg is not None:
+                cfg = with_defaults(MODELS, cfg, dict(norm_cfg=norm_cfg))
+            sides = dict(in_channels=in_channels, out_channels=out_channels)
+            try:
+                return build_part(MODELS, cfg, **sides)
+            except ValueError as error:
+                raise ValueError(f"{name}={cfg} with {sides}: {error}") from error
+
+        self.query = build("query", query, dim, dim) if query is not None else nn.Identity()
+        self.key = build("key", key, dim, keys)
         self.act = build_activation(act_cfg)
-        self.value = _build("value", value, keys, dim)
-
-
-def _build(name: str, cfg: Any, in_channels: int, out_channels: int) -> nn.Module:
-    cfg = as_cfg(name, cfg)
-    if cfg is None:
-        raise TypeError(f"{name} must be a name or a dict with the key 'type', got None")
-    return build_part(MODELS, cfg, in_channels=in_channels, out_channels=out_channels)
+        self.value = build("value", value, keys, dim)

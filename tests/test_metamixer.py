@@ -129,13 +129,14 @@ def test_position_of_a_coefficient_map(randomize):
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_another_activation_of_attention(name, randomize):
-    """GELU in place of softmax; padding has no influence, and gradients are finite."""
+    """GELU in place of softmax, by its parts and as a whole; gradients are finite."""
     cls, options = ATTENTION[name]
     mixer = build(cls, dict(options, head_dim=8, coefficient_act_cfg="GELU"), randomize)
     x = torch.randn(1, DIM, 4, 5, dtype=torch.double)
     out = mixer(x)
     out.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in mixer.parameters())
+    torch.testing.assert_close(mixer.aggregate(mixer.coefficients(x), x), out)
     plain = build(cls, dict(options, head_dim=8), randomize)
     assert not torch.allclose(out, plain(x))
 
@@ -176,6 +177,39 @@ def test_parts_by_config(randomize):
     torch.testing.assert_close(same(x), attention(x))
 
 
+def test_norms_of_the_parts_come_from_the_network():
+    """SyncBN in all parts that take a norm and name none, also below a class that passes it on."""
+
+    class Named(FFNifiedAttention):
+        def __init__(self, dim, note=1, **kwargs):
+            super().__init__(dim, **kwargs)
+
+    arch = dict(depths=[1] * 4, dims=[8] * 4)
+    parts = dict(type="metamixer", query=None, key="DepthwiseRepConv", value="ConvNorm")
+    own = dict(parts, value=dict(type="ConvNorm", norm_cfg=dict(type="GN", num_groups=2)))
+    options = dict(inner_norm_cfg="SyncBN", act_cfg="ReLU", norm_cfg=None, out_norm_cfg=None)
+    mixers = [parts, own, Named, dict(type=Named, norm_cfg="BN", act_cfg="GELU")]
+    backbone = MetaFormer(arch, token_mixers=mixers, **options)
+    norms = []
+    for stage in backbone.stages:
+        kinds = {type(module).__name__ for module in stage[0].token_mixer.modules()}
+        norms.append(kinds & {"SyncBatchNorm", "BatchNorm2d", "GroupNorm"})
+    assert norms == [{"SyncBatchNorm"}, {"SyncBatchNorm", "GroupNorm"}, {"SyncBatchNorm"},
+                     {"BatchNorm2d"}]  # fmt: skip
+    acts = [type(stage[0].token_mixer.act).__name__ for stage in backbone.stages]
+    assert acts == ["ReLU", "ReLU", "ReLU", "GELU"]
+
+
+def test_parts_of_half_precision_stay_in_range():
+    """Products beyond the largest float16, scores within."""
+    mixer = Attention(32, head_dim=32).half()
+    with torch.no_grad():
+        mixer.qkv.weight.copy_(torch.eye(32).repeat(3, 1))
+    x = torch.full((1, 32, 2, 2), 60.0).half()
+    assert (mixer.scores(x) > 20000).all() and mixer.scores(x).isfinite().all()
+    torch.testing.assert_close(mixer.coefficients(x).float().sum(-1), torch.ones(1, 1, 4))
+
+
 def test_each_part_is_replaceable(randomize):
     """In a network by its config: a strange query, a ReLU, another value."""
     mixer = dict(
@@ -208,5 +242,7 @@ def test_hybrid_of_attention_and_ffnified_attention():
 def test_a_part_that_is_missing():
     with pytest.raises(TypeError, match="key must be a name or a dict"):
         StaticMetaMixer(DIM, query=None, key=None, value="Conv")
+    with pytest.raises(ValueError, match="key=.*'out_channels': 24.*divisible"):
+        StaticMetaMixer(DIM, None, key="DepthwiseRepConv", value="DepthwiseConv2d", ratio=1.5)
     with pytest.raises(ValueError, match="unknown model type 'Nonsense'"):
         StaticMetaMixer(DIM, query="Nonsense", key="Conv", value="Conv")

@@ -54,8 +54,8 @@ class IsotropicMetaFormer(Backbone):
             published layout and raises unless every parameter but those of output norms and
             pyramid is loaded.
         **overrides: Fields of ``IsotropicSettings`` that replace the arch's own:
-            ``token_mixers``, ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``out_norm_cfg``,
-            ``pyramid``, ...
+            ``token_mixers``, ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``inner_norm_cfg``,
+            ``out_norm_cfg``, ``pyramid``, ...
 
     Shape:
         Image (B, in_channels, H, W) of any size -> one map (B, out_channels[i], H_i, W_i) per

@@ -190,7 +190,7 @@ def prepare_processes(cfg: Config) -> None:
 
 
 def replace_sync_bn(model: ConfigDict) -> bool:
-    """SyncBN, which exists on GPUs and in several processes only, becomes BN in a config.
+    """SyncBN, which in several processes needs GPUs, becomes BN in a config.
 
     Returns:
         Whether there was any.

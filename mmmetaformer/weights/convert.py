@@ -151,6 +151,7 @@ def convert(
         raise WeightsError(
             f"weights in the {layout.name} layout do not fit this {type(backbone).__name__}: "
             + "; ".join(problems)
+            + _if_fused(unexpected, missing)
         )
     return result
 
@@ -201,6 +202,16 @@ def identify(tensors: Mapping[str, Tensor], prefix: str | None = None) -> tuple[
         f"unknown layout{under}: known are {', '.join(layout.name for layout in LAYOUTS)}; the "
         f"first keys are {list(tensors)[:_SHOWN]}{_nearest(tensors)}"
     )
+
+
+def _if_fused(unexpected: Sequence[str], missing: Sequence[str]) -> str:
+    """A hint for the end of a message when single convolutions stand for what has branches."""
+    absent = set(missing)
+    for name in unexpected:
+        part = name.rpartition(".weight")[0]
+        if {f"{part}.conv.weight", f"{part}.branches.0.conv.weight"} & absent:
+            return "; the source is a fused network: call switch_to_deploy() on the backbone first"
+    return ""
 
 
 def _nearest(tensors: Mapping[str, Tensor]) -> str:

@@ -307,8 +307,8 @@ def test_cascade_mask_rcnn(arch, load):
 
 # By arch: drop path, LayerScale, checkpoint, decay of the learning rate, layers that it counts.
 UPERNETS = {
-    "2": (0.2, {}, "ffnet_2.pth.tar", 1.0, 9),
-    "3": (0.3, dict(layer_scale_init_value=1.0), "ffnet_3.pth.tar", 0.9, 12),
+    "2": (0.2, {}, "ffnet_2_distillation.pth.tar", 1.0, 9),
+    "3": (0.3, dict(layer_scale_init_value=1.0), "ffnet_3_distillation.pth.tar", 0.9, 12),
     "4": (0.3, dict(layer_scale_init_value=1.0), "ffnet_4_384.pth.tar", 0.9, 12),
 }
 POLY = [
