@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
-from ..weights import find_checkpoint, is_pretrained, load_pretrained
+from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
@@ -24,8 +24,11 @@ DECAY_TYPES = ("layer_wise", "stage_wise")
 _NO_NORM = nn.Identity()
 
 
-class Backbone(BaseModule):
+class Backbone(PublishedNames, BaseModule):
     """Four-level feature extractor for a neck.
+
+    A state dict may have its own names or those of a published layout, inside of a trained detector
+    or segmentor, too.
 
     Attributes:
         out_indices: Stages that are emitted, 0 to 3, in the order of emission.

@@ -16,6 +16,8 @@ from ..channel_mixers import ConvNeXt
 from ..layers import ConvNorm, build_activation
 from ..mixers import FFNifiedAttention
 from ..registry import MODELS
+from ..weights import PublishedNames
+from ..weights.layouts import HEAD_LAYOUTS
 
 _GELU = dict(type="GELU")
 _BN = dict(type="BN")
@@ -63,10 +65,10 @@ class FFNetHeadBlock(BaseModule):
 
 
 @MODELS.register_module()
-class FFNetHead(BaseDecodeHead):
+class FFNetHead(PublishedNames, BaseDecodeHead):
     """The head of FFNet_seg (`MetaMixer <https://arxiv.org/abs/2406.02021>`_): the maps are brought
     to the size of the first, concatenated, squeezed to ``head_width`` channels, mixed by blocks,
-    widened to ``channels`` and classified.
+    widened to ``channels`` and classified. A state dict may have the names of the release.
 
     Args:
         in_channels: Channels of the maps, those of stride 8, 16 and 32 as published.
@@ -92,6 +94,8 @@ class FFNetHead(BaseDecodeHead):
         TypeError: If ``in_channels`` is no list.
         ValueError: If there are no blocks or not one index per map.
     """
+
+    layouts = HEAD_LAYOUTS
 
     def __init__(
         self,
