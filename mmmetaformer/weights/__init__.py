@@ -1,9 +1,11 @@
 """Published weights: ``files.py`` reads them safely, ``layouts.py`` knows the key layouts as pure
-renames, ``convert.py`` fits them to a backbone, ``loading.py`` does all three with a report.
+renames, ``convert.py`` fits them to a backbone and ``classifier.py`` to a whole image classifier,
+``loading.py`` does all three with a report.
 ``catalogue.py`` is the table of published files; ``mmengine_files.py`` lets mmengine's own
 checkpoints through torch's safe loader."""
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints
+from .classifier import convert_classifier_state_dict
 from .convert import WeightsError, convert_state_dict
 from .files import read_checkpoint
 from .loading import is_pretrained, load_pretrained
@@ -13,6 +15,7 @@ __all__ = [
     "Checkpoint",
     "WeightsError",
     "allow_mmengine_checkpoints",
+    "convert_classifier_state_dict",
     "convert_state_dict",
     "find_checkpoint",
     "is_pretrained",

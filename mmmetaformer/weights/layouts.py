@@ -27,11 +27,18 @@ class Layout:
             and together in no other's.
         rename: Maps each name of a state dict to the backbone's own name, to ``CLASSIFIER``, or
             to None when the layout does not have such a name.
+        classifier: What becomes of the names of a classifier; None is what most layouts have.
     """
 
     name: str
     signature: tuple[str, ...]
     rename: Rename
+    classifier: Rename | None = None
+
+    def rename_classifier(self, names: Iterable[str]) -> dict[str, str | None]:
+        """As ``rename``, for what it maps to ``CLASSIFIER``: ``norm`` for the norm in front of the
+        logits; ``fc`` for a linear classifier; ``fc1``, ``hidden_norm`` and ``fc2`` for an MLP."""
+        return (self.classifier or _classifier)(names)
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
@@ -57,6 +64,24 @@ def _rules(*rules: tuple[str, str]) -> Rename:
 
     return lambda names: {name: rename_one(name) for name in names}
 
+
+# ---------------------------------------------------------------- classifiers
+
+_classifier = _rules(
+    (r"(?:norm|ln1)\.(\w+)", r"norm.\1"),
+    (r"head\.(weight|bias)", r"fc.\1"),
+    (r"head\.(fc[12])\.(weight|bias)", r"\1.\2"),
+    (r"head\.norm\.(weight|bias)", r"hidden_norm.\1"),
+)
+
+_timm_classifier = _rules(
+    (r"head\.norm\.(\w+)", r"norm.\1"),
+    (r"head\.fc\.(weight|bias)", r"fc.\1"),
+    (r"head\.fc\.(fc[12])\.(weight|bias)", r"\1.\2"),
+    (r"head\.fc\.norm\.(weight|bias)", r"hidden_norm.\1"),
+)
+
+_last_of_a_list = _rules((r"\d+\.(weight|bias)", r"fc.\1"))
 
 # ---------------------------------------------------------------- hierarchical networks
 
@@ -254,7 +279,12 @@ _mixer_mmpretrain = _rules(
 LAYOUTS = (
     Layout("mmmetaformer", (r"downsample_layers\.0\.conv\d?\..*weight", r"stages\.0\.0\..+"), _own),
     Layout("PoolFormer", (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"), _poolformer),
-    Layout("timm MetaFormer", (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"), _timm),
+    Layout(
+        "timm MetaFormer",
+        (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"),
+        _timm,
+        _timm_classifier,
+    ),
     Layout(
         "FFNet",
         (r"patch_embed\.0\.c\.weight", r"stages\.1\.0\.proj\.0\.conv\.c\.weight"),
@@ -266,7 +296,7 @@ LAYOUTS = (
         _in_ffnet(_ffnet_seg_rules),
     ),
     Layout("mmmetaformer isotropic", (r"stem\.conv\.weight", r"blocks\.0\..+"), _own_isotropic),
-    Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer),
+    Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer, _last_of_a_list),
     Layout(
         "timm ConvMixer",
         (r"stem\.0\.weight", r"blocks\.0\.0\.fn\.0\.weight"),
