@@ -30,9 +30,9 @@ from .launch import walk, warn
 _HOW_TO_GET_DATA = "see 'Data' in README.md, or set the path with --cfg-options"
 # Annotation maps that are opened to find labels that no class stands for.
 _SAMPLED_MAPS = 8
-# Heads whose classes are those of the data set. Others (RPN, semantic branches, boundary heads)
-# have classes of their own.
-_HEADS = ("bbox_head", "mask_head", "decode_head")
+# Heads whose classes are those of the data set, that of an image classifier last. Others (RPN,
+# semantic branches, boundary heads) have classes of their own.
+_HEADS = ("bbox_head", "mask_head", "decode_head", "head")
 
 
 def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -64,7 +64,8 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
 
 def _check_statistics(cfg: Config) -> None:
     """Warn when images are normalised otherwise than known weights expect."""
-    given = cfg.model.get("data_preprocessor") or {}
+    # mmpretrain's configs have it beside the model.
+    given = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     for part in walk(cfg.model):
         known = _known_weights(part)
         if known is None or not {"mean", "std"} <= set(given):
@@ -131,6 +132,8 @@ def _join(root: str, value: str) -> str | Path:
 
 
 def _check_paths(dataset: dict, split: str) -> None:
+    if isinstance(dataset.get("split"), str) and isinstance(dataset.get("data_root"), str):
+        _require(dataset["data_root"], f"{split} data (data_root)")  # ImageNet's folder
     if isinstance(dataset.get("ann_file"), str) and dataset["ann_file"]:
         _require(_path(dataset, dataset["ann_file"]), f"{split} annotations")
     prefixes = dataset.get("data_prefix") or {}

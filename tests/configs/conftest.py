@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 from mmengine.config import Config
@@ -61,11 +62,10 @@ def build(root) -> Callable[[str], tuple[Config, nn.Module]]:
         cfg.model.backbone.pop("init_cfg", None)
         DefaultScope._instance_dict.clear()
         init_default_scope(cfg.default_scope)
-        if cfg.default_scope == "mmdet":
-            from mmdet.registry import MODELS
-        else:
-            from mmseg.registry import MODELS
-        return cfg, MODELS.build(cfg.model)
+        if cfg.default_scope == "mmpretrain":  # as the runner does
+            cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
+        registry = import_module(f"{cfg.default_scope}.registry")
+        return cfg, registry.MODELS.build(cfg.model)
 
     yield make
     DefaultScope._instance_dict.clear()
