@@ -52,7 +52,7 @@ def test_initialisation():
 def test_by_name():
     """From a config, with mmpretrain's loss."""
     head = MODELS.build(
-        dict(type="MetaFormerClsHead", in_channels=8, num_classes=5, topk=(1, 5),
+        dict(type="mmmetaformer.MetaFormerClsHead", in_channels=8, num_classes=5, topk=(1, 5),
              loss=dict(type="mmpretrain.LabelSmoothLoss", label_smooth_val=0.1, num_classes=5))
     )  # fmt: skip
     assert type(head) is MetaFormerClsHead
