@@ -25,6 +25,7 @@ _PUBLIC = {
     "PoolFormer": "backbones",
     "PoolFormerV2": "backbones",
     "RandFormer": "backbones",
+    "convert_classifier_state_dict": "weights",
     "convert_state_dict": "weights",
     "create_backbone": "backbones",
     "export_state_dict": "weights",

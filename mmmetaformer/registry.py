@@ -17,8 +17,11 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
-# Parts that need mmseg, which takes seconds to import and a detector does without.
-_ON_DEMAND = {"FFNetHead": "mmmetaformer.heads"}
+# Parts that need mmseg or mmpretrain, which take seconds to import and a detector does without.
+_ON_DEMAND = {
+    "FFNetHead": "mmmetaformer.heads.ffnet_head",
+    "MetaFormerClsHead": "mmmetaformer.heads.metaformer_cls_head",
+}
 
 
 class _Models(Registry):

@@ -1,4 +1,5 @@
-"""Evaluate a detector or a segmentor: ``python tools/test.py CONFIG CHECKPOINT [options]``."""
+"""Evaluate a detector, a segmentor or an image classifier:
+``python tools/test.py CONFIG CHECKPOINT [options]``."""
 
 import argparse
 from copy import deepcopy
@@ -26,8 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--out",
-        help="write the predictions: a .pkl file for detection, a folder of label maps for "
-        "segmentation",
+        help="write the predictions: a .pkl file for detection and classification, a folder of "
+        "label maps for segmentation",
     )
     parser.add_argument("--show-dir", help="draw predictions beside the truth into this folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
@@ -41,14 +42,14 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     # The checkpoint holds all weights; no other file has to be there or be downloaded.
     drop_pretrained(cfg.model)
-    segmentation = cfg.get("default_scope") == "mmseg"
+    scope = cfg.get("default_scope")
 
     if args.show_dir:
-        draw(cfg, args.show_dir, segmentation)
+        draw(cfg, args.show_dir, scope)
     if args.out:
-        save_predictions(cfg, args.out, segmentation)
+        save_predictions(cfg, args.out, scope)
     if args.tta:
-        use_tta(cfg, segmentation)
+        use_tta(cfg, scope)
     check_config(cfg, splits=("test",))
     cfg.custom_hooks = [
         *cfg.get("custom_hooks", []),
@@ -71,58 +72,65 @@ def drop_pretrained(model: ConfigDict) -> None:
             part["init_cfg"] = [cfg for cfg in init_cfg if not is_pretrained(cfg)]
 
 
-def draw(cfg: Config, folder: str, segmentation: bool) -> None:
-    """Have the visualisation hook of mmdet or mmseg write to a folder."""
+def draw(cfg: Config, folder: str, scope: str) -> None:
+    """Have the visualisation hook of the host package write to a folder."""
     hook = cfg.get("default_hooks", {}).get("visualization")
     if hook is None:
         raise UserError("--show-dir needs default_hooks.visualization in the config")
-    hook.draw = True
     hook.interval = 1
     # mmdet's hook joins a relative folder to the previous result for every image.
     folder = str(Path(folder).resolve())
-    if segmentation:
+    if scope == "mmpretrain":
+        hook.update(enable=True, out_dir=folder)
+    elif scope == "mmseg":
+        hook.draw = True
         cfg.visualizer.save_dir = folder
     else:
-        hook.test_out_dir = folder
+        hook.update(draw=True, test_out_dir=folder)
 
 
-def save_predictions(cfg: Config, out: str, segmentation: bool) -> None:
-    """Have a metric of mmdet or mmseg write the predictions."""
-    if not segmentation:
-        if Path(out).suffix not in (".pkl", ".pickle"):
-            raise UserError(f"--out {out}: for detection this is a .pkl file")
-        metrics = cfg.test_evaluator
-        metrics = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
-        cfg.test_evaluator = [*metrics, dict(type="mmdet.DumpDetResults", out_file_path=out)]
-    else:
+def save_predictions(cfg: Config, out: str, scope: str) -> None:
+    """Have a metric write the predictions."""
+    if scope == "mmseg":
         if Path(out).suffix:
             raise UserError(f"--out {out}: for segmentation this is a folder")
         for metric in walk(cfg.test_evaluator):
             if metric.get("type") == "IoUMetric":
                 metric.update(output_dir=out, keep_results=True)
+        return
+    if Path(out).suffix not in (".pkl", ".pickle"):
+        task = "classification" if scope == "mmpretrain" else "detection"
+        raise UserError(f"--out {out}: for {task} this is a .pkl file")
+    metrics = cfg.test_evaluator
+    metrics = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+    dump = "DumpResults" if scope == "mmpretrain" else "mmdet.DumpDetResults"
+    cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]
 
 
-def use_tta(cfg: Config, segmentation: bool) -> None:
-    """Wrap model and pipeline for test-time augmentation, by the config's own settings or, for
-    detection, by mmdet's default: the image and its mirror image."""
+def use_tta(cfg: Config, scope: str) -> None:
+    """Wrap model and pipeline for test-time augmentation, by the config's own settings or, but for
+    segmentation, by the host package's default: the image and its mirror image."""
     pipeline = cfg.get("tta_pipeline")
     model = cfg.get("tta_model")
-    if segmentation and (pipeline is None or model is None):
+    if scope == "mmseg" and (pipeline is None or model is None):
         raise UserError("--tta: the config has no tta_model and tta_pipeline")
-    if not segmentation:
+    if scope == "mmpretrain":
+        model = model or dict(type="AverageClsScoreTTA")
+    elif scope != "mmseg":
         if model is None and any("mask_head" in part for part in walk(cfg.model)):
             raise UserError("--tta: mmdet has no test-time augmentation for instance segmentation")
         model = model or dict(
             type="DetTTAModel",
             tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100),
         )
-        if pipeline is None:
-            pipeline = deepcopy(innermost(cfg.test_dataloader.dataset).pipeline)
-            pack = pipeline.pop()
+    if pipeline is None:
+        pipeline = deepcopy(innermost(cfg.test_dataloader.dataset).pipeline)
+        pack = pipeline.pop()
+        if scope != "mmpretrain":
             keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
             pack["meta_keys"] = (*pack.get("meta_keys", keys), "flip", "flip_direction")
-            flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
-            pipeline.append(dict(type="TestTimeAug", transforms=[flips, [pack]]))
+        flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        pipeline.append(dict(type="TestTimeAug", transforms=[flips, [pack]]))
     innermost(cfg.test_dataloader.dataset).pipeline = pipeline
     cfg.model = ConfigDict(**model, module=cfg.model)
 

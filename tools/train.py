@@ -1,4 +1,5 @@
-"""Train a detector or a segmentor: ``python tools/train.py CONFIG [options]``."""
+"""Train a detector, a segmentor or an image classifier:
+``python tools/train.py CONFIG [options]``."""
 
 import argparse
 

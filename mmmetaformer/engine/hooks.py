@@ -5,10 +5,39 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
+from ..weights import convert_classifier_state_dict
 from ..weights.trained import published_parts, rename_parts
 from .errors import UserError
 from .launch import warn
+
+
+def _bare_model(runner: Runner) -> nn.Module:
+    """The model without a wrapper for processes or test-time augmentation."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return getattr(model, "module", model)
+
+
+class PublishedClassifierHook(Hook):
+    """Lets ``load_from`` and ``tools/test.py`` take the published files of image classifiers.
+
+    What is loaded is converted to the model's own names first, whatever its layout; a file that
+    fills the model only in part is refused. Checkpoints of one's own pass through unchanged.
+    """
+
+    # In front of hooks that look at the weights, such as EMAHook.
+    priority = "VERY_HIGH"
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the converted weights in the place of those in the file.
+
+        Raises:
+            WeightsError: If they do not fill the model.
+        """
+        model = _bare_model(runner)
+        # Of several entries, mmengine takes this one.
+        checkpoint["state_dict"] = convert_classifier_state_dict(checkpoint, model)
 
 
 class CompleteCheckpointHook(Hook):
@@ -27,8 +56,7 @@ class CompleteCheckpointHook(Hook):
                 place for one.
             WeightsError: If a part is in a published layout and does not fit.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model = getattr(model, "module", model)  # a test-time-augmentation model holds the model
+        model = _bare_model(runner)
         weights = checkpoint.get("state_dict", checkpoint)
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
         weights = rename_parts(model, weights)

@@ -30,9 +30,9 @@ from .launch import walk, warn
 _HOW_TO_GET_DATA = "see 'Data' in README.md, or set the path with --cfg-options"
 # Annotation maps that are opened to find labels that no class stands for.
 _SAMPLED_MAPS = 8
-# Heads whose classes are those of the data set. Others (RPN, semantic branches, boundary heads)
-# have classes of their own.
-_HEADS = ("bbox_head", "mask_head", "decode_head")
+# Heads whose classes are those of the data set, that of an image classifier last. Others (RPN,
+# semantic branches, boundary heads) have classes of their own.
+_HEADS = ("bbox_head", "mask_head", "decode_head", "head")
 
 
 def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -64,14 +64,16 @@ def check_config(cfg: Config, splits: tuple[str, ...]) -> None:
 
 def _check_statistics(cfg: Config) -> None:
     """Warn when images are normalised otherwise than known weights expect."""
-    given = cfg.model.get("data_preprocessor") or {}
+    # mmpretrain's configs have it beside the model.
+    given = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     for part in walk(cfg.model):
         for known in _known_weights(part):
             wanted = known.data_preprocessor()
             found = {name: given.get(name) for name in wanted}
             # Sequences of any kind; whole numbers for what need not be any.
             found = {n: list(v) if isinstance(v, list | tuple) else v for n, v in found.items()}
-            found["bgr_to_rgb"] = bool(found["bgr_to_rgb"])
+            # mmpretrain calls it to_rgb.
+            found["bgr_to_rgb"] = bool(found["bgr_to_rgb"] or given.get("to_rgb"))
             differing = {name: value for name, value in wanted.items() if found[name] != value}
             if differing:
                 warn(
@@ -142,6 +144,8 @@ def _join(root: str, value: str) -> str | Path:
 
 
 def _check_paths(dataset: dict, split: str) -> None:
+    if isinstance(dataset.get("split"), str) and isinstance(dataset.get("data_root"), str):
+        _require(dataset["data_root"], f"{split} data (data_root)")  # ImageNet's folder
     if isinstance(dataset.get("ann_file"), str) and dataset["ann_file"]:
         _require(_path(dataset, dataset["ann_file"]), f"{split} annotations")
     prefixes = dataset.get("data_prefix") or {}

@@ -1,5 +1,14 @@
-"""Decode heads that mmseg does not have. Importing this package imports mmseg."""
+"""Heads that mmseg and mmpretrain do not have. Each is imported when it is asked for, as one needs
+mmseg and the other mmpretrain."""
 
-from .ffnet_head import FFNetHead
+from importlib import import_module
 
-__all__ = ["FFNetHead"]
+_HEADS = {"FFNetHead": "ffnet_head", "MetaFormerClsHead": "metaformer_cls_head"}
+
+__all__ = ["FFNetHead", "MetaFormerClsHead"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HEADS:
+        return getattr(import_module(f"{__name__}.{_HEADS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,14 @@
 """Published weights.
 
 ``catalogue.py`` is the table of published files, ``files.py`` reads them safely, ``layouts.py``
-knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, ``loading.py`` does
-all three with a report, ``trained.py`` renames inside of whole detectors and segmentors,
-``export.py`` goes from one layout to another, and ``mmengine_files.py`` lets mmengine's own
-checkpoints through torch's safe loader.
+knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, ``classifier.py`` to
+a whole image classifier, ``loading.py`` does all three with a report, ``trained.py`` renames inside
+of whole detectors and segmentors, ``export.py`` goes from one layout to another, and
+``mmengine_files.py`` lets mmengine's own checkpoints through torch's safe loader.
 """
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints
+from .classifier import convert_classifier_state_dict
 from .convert import WeightsError, convert_state_dict
 from .export import export_state_dict
 from .files import read_checkpoint
@@ -20,6 +21,7 @@ __all__ = [
     "PublishedNames",
     "WeightsError",
     "allow_mmengine_checkpoints",
+    "convert_classifier_state_dict",
     "convert_state_dict",
     "export_state_dict",
     "find_checkpoint",

@@ -106,7 +106,7 @@ def convert(
         elif own in result.state_dict:
             unexpected.append(name)  # a second name for the same parameter
         elif own in expected:
-            if _reshapable(tensor, expected[own]):
+            if reshapable(tensor, expected[own]):
                 result.state_dict[own] = tensor.reshape(expected[own].shape)
             else:
                 wrong.append(
@@ -138,6 +138,14 @@ def convert(
         if is_new(name) or (backbone.is_for_outputs(name) and _output(name) not in loaded)
     ]
     missing = [name for name in absent if name not in result.new]
+    check_complete(layout.name, type(backbone).__name__, wrong, missing, unexpected)
+    return result
+
+
+def check_complete(
+    layout: str, target: str, wrong: list[str], missing: list[str], unexpected: list[str]
+) -> None:
+    """Raise ``WeightsError`` if anything is wrong; a wrong shape is not said to be missing, too."""
     problems = [
         f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
         for what, names in (
@@ -149,11 +157,10 @@ def convert(
     ]
     if problems:
         raise WeightsError(
-            f"weights in the {layout.name} layout do not fit this {type(backbone).__name__}: "
+            f"weights in the {layout} layout do not fit this {target}: "
             + "; ".join(problems)
             + _if_fused(unexpected, missing)
         )
-    return result
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:
@@ -240,12 +247,17 @@ def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
     )
 
 
+def layout_named(name: str) -> Layout:
+    """The layout that a :class:`Conversion` names."""
+    return next(layout for layout in LAYOUTS if layout.name == name)
+
+
 def _output(own: str) -> str:
     """``norm2`` or ``pyramid.levels.2``: the part that serves one output."""
     return re.match(r"(?:pyramid\.)?[a-z]+\.?\d*", own).group()
 
 
-def _reshapable(source: Tensor, target: Tensor) -> bool:
+def reshapable(source: Tensor, target: Tensor) -> bool:
     """Equal shapes, or a linear weight for a 1x1 convolution or the other way round."""
     a, b = tuple(source.shape), tuple(target.shape)
     # (C, 1, 1) is how some write a factor per channel, and (out, in, 1, 1) a linear weight.

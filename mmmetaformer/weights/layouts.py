@@ -32,6 +32,7 @@ class Layout:
             ``'all'``, or ``'attention'`` for those in stages of attention.
         scale_ndim: Dimensions of LayerScale there, the first of which are the channels.
         own: Whether its names are those of this package's modules.
+        classifier: What becomes of the names of a classifier; None is what most layouts have.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Layout:
     linear: str = "none"
     scale_ndim: int = 1
     own: bool = False
+    classifier: Rename | None = None
+
+    def rename_classifier(self, names: Iterable[str]) -> dict[str, str | None]:
+        """As ``rename``, for what it maps to ``CLASSIFIER``: ``norm`` for the norm in front of the
+        logits; ``fc`` for a linear classifier; ``fc1``, ``hidden_norm`` and ``fc2`` for an MLP."""
+        return (self.classifier or _classifier)(names)
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
@@ -107,6 +114,25 @@ def _turned_round(pattern: str, replacement: str) -> tuple[re.Pattern, str]:
     )
     return re.compile(backward), template
 
+
+# ---------------------------------------------------------------- classifiers
+
+_classifier = _Rules(
+    (r"norm\.(\w+)", r"norm.\1"),
+    (r"ln1\.(\w+)", r"norm.\1"),
+    (r"head\.(weight|bias)", r"fc.\1"),
+    (r"head\.(fc[12])\.(weight|bias)", r"\1.\2"),
+    (r"head\.norm\.(weight|bias)", r"hidden_norm.\1"),
+)
+
+_timm_classifier = _Rules(
+    (r"head\.norm\.(\w+)", r"norm.\1"),
+    (r"head\.fc\.(weight|bias)", r"fc.\1"),
+    (r"head\.fc\.(fc[12])\.(weight|bias)", r"\1.\2"),
+    (r"head\.fc\.norm\.(weight|bias)", r"hidden_norm.\1"),
+)
+
+_last_of_a_list = _Rules((r"\d+\.(weight|bias)", r"fc.\1"))
 
 # ---------------------------------------------------------------- hierarchical networks
 
@@ -388,6 +414,7 @@ LAYOUTS = (
         _timm,
         _timm.restore,
         linear="attention",
+        classifier=_timm_classifier,
     ),
     _ffnet(
         "FFNet",
@@ -406,7 +433,13 @@ LAYOUTS = (
         _own_isotropic.restore,
         own=True,
     ),
-    Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer, _restore_convmixer),
+    Layout(
+        "ConvMixer",
+        (r"0\.weight", r"3\.0\.fn\.0\.weight"),
+        _convmixer,
+        _restore_convmixer,
+        classifier=_last_of_a_list,
+    ),
     Layout(
         "timm ConvMixer",
         (r"stem\.0\.weight", r"blocks\.0\.0\.fn\.0\.weight"),

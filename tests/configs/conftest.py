@@ -75,6 +75,8 @@ def build(root, enter) -> Callable[[str], tuple[Config, nn.Module]]:
     def make(name: str):
         cfg = Config.fromfile(root / "configs" / name)
         cfg.model.backbone.pop("init_cfg", None)
+        if cfg.default_scope == "mmpretrain":  # as the runner does
+            cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
         return cfg, enter(cfg).MODELS.build(cfg.model)
 
     return make

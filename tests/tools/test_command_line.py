@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MASK_RCNN = "configs/shapes/mask-rcnn_poolformer-s12_fpn_shapes.py"
+IMAGENET = "configs/imagenet/poolformer-s12_8xb128_in1k.py"
 ADE = "configs/poolformer/poolformer-s12_fpn_8xb4-40k_ade20k-512x512.py"
 
 
@@ -44,6 +45,12 @@ def tool(name: str, *args: str) -> subprocess.CompletedProcess:
          "--out results.json: for detection this is a .pkl file"),
         (["test.py", ADE, "README.md", "--out", "maps.pkl"], "for segmentation this is a folder"),
         (["test.py", MASK_RCNN, "README.md", "--tta"], "no test-time augmentation for instance"),
+        (["train.py", IMAGENET], "train data (data_root) 'data/imagenet' not found: see 'Data'"),
+        (["train.py", IMAGENET, "--cfg-options", "train_dataloader.dataset.data_root=tests",
+          "train_dataloader.dataset.data_prefix=tools", "model.head.num_classes=10"],
+         "head LinearClsHead has num_classes=10, but the train data set has 1000 classes"),
+        (["test.py", IMAGENET, "README.md", "--out", "scores.json"],
+         "--out scores.json: for classification this is a .pkl file"),
         (["train.py", ADE, "--cfg-options", "train_dataloader.batch_size"], "takes KEY=VALUE"),
         (["train.py", ADE, "--cfg-options", "custom_hooks=[dict(a=1,b=2)]"], "cannot read"),
         (["test.py", ADE, "README.md"], "README.md is no plain checkpoint"),

@@ -55,13 +55,17 @@ def test_wrong_arguments(tool, args, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
-    ["mask-rcnn_poolformer-s12_fpn_1x_coco", "poolformer-s12_fpn_8xb4-40k_ade20k-512x512"],
+    [
+        "poolformer/mask-rcnn_poolformer-s12_fpn_1x_coco",
+        "poolformer/poolformer-s12_fpn_8xb4-40k_ade20k-512x512",
+        "imagenet/poolformer-s12_8xb128_in1k",
+    ],
 )
 def test_step_memory(tool, config):
     """Twice the images hold twice the bytes, but for what does not grow with them."""
     held = []
     for batch_size in ("2", "4"):
-        result = tool("step_memory.py", f"configs/poolformer/{config}.py", "--size", "64x96",
+        result = tool("step_memory.py", f"configs/{config}.py", "--size", "64x96",
                       "--batch-size", batch_size)  # fmt: skip
         assert result.returncode == 0, result.stderr
         held.append(int(re.search(r"saved for backward: (\d+) MiB", result.stdout).group(1)))
