@@ -2,8 +2,8 @@
 
 ``configs/<family>/metafile.yml`` holds what is published and what was measured. ``--write`` counts
 parameters and operations of every config into them (some minutes), adds those that have no entry,
-and generates ``model-index.yml``, ``configs/<family>/README.md`` and what stands between the markers
-of ``README.md``.
+and generates ``model-index.yml``, ``configs/<family>/README.md`` and what is between the markers of
+``README.md``.
 """
 
 import argparse

@@ -13,8 +13,9 @@ from ..backbones.variants import VARIANTS
 from ..engine.errors import UserError
 from ..weights.catalogue import list_checkpoints
 from . import metafiles, tables
-from .counting import count_config
+from .counting import COUNTERS, count_config
 from .metafiles import Metafile
+from .recipes import FILE as recipes_file
 from .recipes import read_recipes
 
 
@@ -40,7 +41,7 @@ def write(root: Path, count: bool = True) -> list[str]:
         found = {config: count_metadata(root, config) for config in wanted}
         content = metafiles.sorted_content(metafile, found)
         files.append(Metafile(metafile.path, content))
-    problems = [problem for file in files for problem in check_content(root, file)]
+    problems = check_contents(root, files)
     if problems:
         raise UserError("; ".join(problems))
     texts = expected_texts(root, files)
@@ -53,7 +54,7 @@ def write(root: Path, count: bool = True) -> list[str]:
 def check(root: Path) -> list[str]:
     """Everything that is out of step, but for what only counting tells (:func:`recount`)."""
     files = metafiles.read(root)
-    problems = [problem for file in files for problem in check_content(root, file)]
+    problems = check_contents(root, files)
     if problems:
         return problems
     for path, text in expected_texts(root, files).items():
@@ -100,14 +101,26 @@ def expected_texts(root: Path, files: list[Metafile]) -> dict[Path, str]:
     return texts
 
 
-def check_content(root: Path, file: Metafile) -> list[str]:
-    """Whether a metafile and the configs of its folder name each other, and say all there is to
-    say about a result."""
+def check_contents(root: Path, files: list[Metafile]) -> list[str]:
+    """Whether metafiles, configs and recipes name each other, and results say all they have to."""
+    recipes = read_recipes(root)
+    problems = [problem for file in files for problem in _file_problems(root, file, recipes)]
+    followers = {m["Name"]: m.get("Recipe") for file in files for m in file.models}
+    problems += [
+        f"{recipes_file}: {name} has settings for {model}, which does not name it as its recipe"
+        for name, recipe in recipes.items()
+        for model in recipe.get("Models", ())
+        if followers.get(model) != name
+    ]
+    unused = sorted(set(recipes) - set(followers.values()))
+    return problems + [f"{recipes_file}: no metafile names the recipe {name}" for name in unused]
+
+
+def _file_problems(root: Path, file: Metafile, recipes: dict[str, Any]) -> list[str]:
     where = file.path.relative_to(root)
     there = set(metafiles.configs(root, file.family))
     entries = {model.get("Config") for model in file.models}
     problems = [f"{where}: no entry for {config}" for config in sorted(there - entries)]
-    recipes = read_recipes(root)
     for model in file.models:
         name = model["Name"]
         config = model.get("Config")
@@ -118,10 +131,17 @@ def check_content(root: Path, file: Metafile) -> list[str]:
             problems.append(f"{where}: {name} is not the name of its config {config}")
         if model.get("In Collection") != file.collection["Name"]:
             problems.append(f"{where}: {name} is in another collection than its file")
+        if not {"Parameters", "FLOPs", "Training Data"} <= set(model.get("Metadata") or ()):
+            problems.append(f"{where}: {name} is not counted: run tools/zoo.py --write")
         if "Recipe" in model and model["Recipe"] not in recipes:
             problems.append(f"{where}: {name} names an unknown recipe {model['Recipe']!r}")
-        for result in model.get("Results", ()):
+        results = model.get("Results", ())
+        if "Recipe" not in model and any("Published" in result for result in results):
+            problems.append(f"{where}: {name} has published results and no recipe")
+        for result in results:
             problems += [f"{where}: {name}: {problem}" for problem in _result_problems(result)]
+        for entry in model.get("Published Counts", ()):
+            problems += [f"{where}: {name}: {problem}" for problem in _count_problems(entry)]
     for network in file.collection.get("ImageNet Models", ()):
         problems += [f"{where}: {problem}" for problem in _network_problems(network)]
     return problems
@@ -144,13 +164,30 @@ def _result_problems(result: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _count_problems(entry: dict[str, Any]) -> list[str]:
+    quantity, figure = entry.get("Quantity"), entry.get("Figure")
+    problems = []
+    if not isinstance(figure, str) or not entry.get("Source"):
+        problems.append(f"a published count of {quantity} without a figure or without a source")
+    if quantity not in ("Parameters", "FLOPs"):
+        problems.append(f"unknown quantity {quantity!r}, expected Parameters or FLOPs")
+    if quantity == "FLOPs" and (entry.get("Counter") not in COUNTERS or "Image" not in entry):
+        problems.append(f"FLOPs {figure} need an image and a counter, {' or '.join(COUNTERS)}")
+    if "Exception" in entry and set(entry["Exception"]) != {"Counted", "Reason"}:
+        problems.append(f"the exception of {quantity} {figure} needs Counted and Reason")
+    return problems
+
+
 def _network_problems(network: dict[str, Any]) -> list[str]:
     arch = network.get("Arch")
     if arch not in VARIANTS:
         return [f"unknown arch {arch!r}"]
     tags = [checkpoint.tag for checkpoint in list_checkpoints(arch)]
-    unknown = [tag for tag in network.get("Top 1 Accuracy", ()) if tags and tag not in tags]
-    return [f"{arch}: top-1 of {unknown}, and weights.catalogue has {tags}"] if unknown else []
+    unknown = [tag for tag in network["Top 1 Accuracy"] if tags and tag not in tags]
+    problems = [f"top-1 of {unknown}, and weights.catalogue has {tags}"] if unknown else []
+    for entry in network["Published Counts"]:
+        problems += _count_problems(entry)
+    return [f"{arch}: {problem}" for problem in problems]
 
 
 def _read(path: Path) -> str | None:
@@ -168,5 +205,5 @@ def _first_difference(found: str, expected: str) -> str:
 
 def _excerpt(line: str, other: str, width: int = 60) -> str:
     """The part of a line around its first difference from another."""
-    start = len(os.path.commonprefix([line, other]))
-    return line[max(0, start - 20) : start + width]
+    start = max(0, len(os.path.commonprefix([line, other])) - width // 2)
+    return line[start : start + width]

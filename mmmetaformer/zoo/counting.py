@@ -26,8 +26,13 @@ _MLP_CLASSIFIER = ("convformer", "caformer")
 _WITHOUT_LAST_NORM = ("convmixer",)
 
 
+# How FLOPs are counted, in the order of the fields of Counts.
+COUNTERS = ("MACs", "MMCV")
+
+
 class Counts(NamedTuple):
-    """Figures of one network."""
+    """Figures of one network: multiply-accumulate operations, and those with the biases, norms and
+    pooling that MMCV's counter adds."""
 
     parameters: int
     macs: int

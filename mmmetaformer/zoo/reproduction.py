@@ -16,7 +16,7 @@ from mmengine.config import Config
 
 from ..engine.errors import UserError
 from . import metafiles, tables
-from .counting import Counts, count_arch, count_bare_backbone, count_config
+from .counting import COUNTERS, Counts, count_arch, count_bare_backbone, count_config
 from .recipes import compare, read_recipes, settings_of
 
 OK, EXPLAINED, MISMATCH, OPEN = "ok", "explained", "MISMATCH", "-"
@@ -27,7 +27,6 @@ _METRICS = {
     "mask AP": ("coco/segm_mAP", 100),
     "mIoU": ("mIoU", 1),
 }
-COUNTERS = ("MACs", "MMCV")
 
 
 class Finding(NamedTuple):
@@ -164,7 +163,7 @@ class Reproduction:
         )
         if entry["Quantity"] == "Parameters":
             return counts.parameters
-        return (counts.macs, counts.mmcv_flops)[COUNTERS.index(entry["Counter"])]
+        return counts[1:][COUNTERS.index(entry["Counter"])]
 
     def check_recipe(self, row: PublishedRow) -> Finding:
         """Every setting of the published recipe against the merged config."""
