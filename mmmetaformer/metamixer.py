@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .layers import build_activation
-from .registry import CHANNEL_MIXERS, MODELS, TOKEN_MIXERS, as_cfg, build_part
+from .registry import CHANNEL_MIXERS, MODELS, TOKEN_MIXERS, as_cfg, build_part, with_defaults
 
 _GELU = dict(type="GELU")
 _NORMAL = dict(type="TruncNormal", layer="Conv2d", std=0.02)
@@ -65,9 +65,21 @@ class MetaMixer(BaseModule):
         """The activated scores, of the shape of the scores."""
         return self.act(self.scores(x))
 
+    def as_maps(self, values: Tensor, x: Tensor) -> Tensor:
+        """Scores or coefficients of an input ``x`` as one map for each key, (B, K, H, W)."""
+        return values
+
     def coefficient_maps(self, x: Tensor) -> Tensor:
         """How strongly each key answers at each position, (B, K, H, W)."""
-        return self.coefficients(x)
+        return self.as_maps(self.coefficients(x), x)
+
+    def num_keys(self, x: Tensor) -> int:
+        """The K of the maps of an input (B, C, H, W), found without computing them."""
+        return self.scores(x[:1, :, :1, :1]).shape[1]  # static keys: one position will do
+
+    def key_name(self, key: int, x: Tensor) -> str:
+        """What to call one of the K keys."""
+        return f"key {key}"
 
     def forward(self, x: Tensor) -> Tensor:
         return self.aggregate(self.coefficients(x), x)
@@ -92,6 +104,8 @@ class StaticMetaMixer(MetaMixer):
         value: Config of the convolution with the values, back to C channels.
         ratio: Keys over C.
         act_cfg: Activation of the coefficients; None means none.
+        norm_cfg: Norm of those parts that take a ``norm_cfg`` and name none; None leaves them
+            their own.
         init_cfg: Initialisation; the default is a normal distribution with standard deviation
             0.02.
 
@@ -111,18 +125,25 @@ class StaticMetaMixer(MetaMixer):
         value: Any,
         ratio: float = 1.0,
         act_cfg: dict | None = _GELU,
+        norm_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg or _NORMAL)
         keys = int(dim * ratio)
-        self.query = _build("query", query, dim, dim) if query is not None else nn.Identity()
-        self.key = _build("key", key, dim, keys)
+
+        def build(name: str, cfg: Any, in_channels: int, out_channels: int) -> nn.Module:
+            cfg = as_cfg(name, cfg)
+            if cfg is None:
+                raise TypeError(f"{name} must be a name or a dict with the key 'type', got None")
+            if norm_cfg is not None:
+                cfg = with_defaults(MODELS, cfg, dict(norm_cfg=norm_cfg))
+            sides = dict(in_channels=in_channels, out_channels=out_channels)
+            try:
+                return build_part(MODELS, cfg, **sides)
+            except ValueError as error:
+                raise ValueError(f"{name}={cfg} with {sides}: {error}") from error
+
+        self.query = build("query", query, dim, dim) if query is not None else nn.Identity()
+        self.key = build("key", key, dim, keys)
         self.act = build_activation(act_cfg)
-        self.value = _build("value", value, keys, dim)
-
-
-def _build(name: str, cfg: Any, in_channels: int, out_channels: int) -> nn.Module:
-    cfg = as_cfg(name, cfg)
-    if cfg is None:
-        raise TypeError(f"{name} must be a name or a dict with the key 'type', got None")
-    return build_part(MODELS, cfg, in_channels=in_channels, out_channels=out_channels)
+        self.value = build("value", value, keys, dim)

@@ -9,7 +9,7 @@ meets a name with an unknown scope, and ``locations`` are imported at the first 
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, getmro, signature
 from typing import Any
 
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -99,8 +99,17 @@ def find_part(registry: Registry, name: Any) -> type:
 
 
 def part_takes(registry: Registry, cfg: Mapping[str, Any], argument: str) -> bool:
-    """Whether the constructor of a part names an argument."""
-    return argument in signature(find_part(registry, cfg.get("type")).__init__).parameters
+    """Whether the constructor of a part names an argument, or hands it on to one of its base
+    classes that does."""
+    for cls in getmro(find_part(registry, cfg.get("type"))):
+        if "__init__" not in vars(cls):
+            continue
+        parameters = signature(cls.__init__).parameters
+        if argument in parameters:
+            return True
+        if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return False
+    return False
 
 
 def with_defaults(registry: Registry, cfg: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict:

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden"
@@ -58,5 +59,21 @@ def randomize() -> Callable[[nn.Module], nn.Module]:
                 else:
                     parameter.copy_(1 + 0.1 * noise)
         return module
+
+    return apply
+
+
+@pytest.fixture
+def randomize_norms(randomize) -> Callable[[nn.Module], nn.Module]:
+    """The same with running statistics that show, too, in eval mode."""
+
+    def apply(module: nn.Module) -> nn.Module:
+        randomize(module)
+        generator = torch.Generator().manual_seed(1)
+        for norm in module.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.running_mean.normal_(generator=generator)
+                norm.running_var.uniform_(0.5, 2, generator=generator)
+        return module.eval()
 
     return apply

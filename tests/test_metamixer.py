@@ -48,6 +48,7 @@ def test_static_instances(name, randomize):
     x = torch.randn(2, DIM, 5, 7, dtype=torch.double)
     coefficients = mixer.coefficients(x)
     assert coefficients.shape == (2, keys, 5, 7)
+    assert mixer.num_keys(x) == keys and mixer.key_name(3, x) == "key 3"
     torch.testing.assert_close(mixer.coefficient_maps(x), coefficients)
     torch.testing.assert_close(mixer.act(mixer.scores(x)), coefficients)
     torch.testing.assert_close(mixer.aggregate(coefficients, x), mixer(x))
@@ -109,6 +110,9 @@ def test_coefficient_maps_of_attention(name, randomize):
     maps = mixer.coefficient_maps(torch.randn(2, DIM, 5, 7, dtype=torch.double))
     keys = dict({"global": 35, "window": 9, "reduced": 12})[name]
     assert maps.shape == (2, 2 * keys, 5, 7)
+    x = maps.new_zeros(2, DIM, 5, 7)
+    assert mixer.num_keys(x) == 2 * keys
+    assert mixer.key_name(keys + 3, x) == "head 1, key 3"
     sums = maps.unflatten(1, (2, keys)).sum(2)
     torch.testing.assert_close(sums, torch.ones_like(sums))
 
@@ -125,13 +129,14 @@ def test_position_of_a_coefficient_map(randomize):
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_another_activation_of_attention(name, randomize):
-    """GELU in place of softmax; padding has no influence, and gradients are finite."""
+    """GELU in place of softmax, by its parts and as a whole; gradients are finite."""
     cls, options = ATTENTION[name]
     mixer = build(cls, dict(options, head_dim=8, coefficient_act_cfg="GELU"), randomize)
     x = torch.randn(1, DIM, 4, 5, dtype=torch.double)
     out = mixer(x)
     out.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in mixer.parameters())
+    torch.testing.assert_close(mixer.aggregate(mixer.coefficients(x), x), out)
     plain = build(cls, dict(options, head_dim=8), randomize)
     assert not torch.allclose(out, plain(x))
 
@@ -148,6 +153,10 @@ def test_gelu_attention_within_a_window(randomize):
     coefficients = scores * 0.5 * (1 + torch.erf(scores / 2**0.5))
     expected = coefficients @ (column @ v.T) @ mixer.proj.weight.T
     torch.testing.assert_close(mixer(x)[0, :, :, 3].T, expected)
+    # The first column of that window is what there is of it; the padding has no coefficients.
+    maps = mixer.coefficient_maps(x)[0, :, :, 3].T
+    torch.testing.assert_close(maps[:, ::3], coefficients)
+    assert (maps[:, 1::3] == 0).all() and (maps[:, 2::3] == 0).all()
 
 
 def test_parts_by_config(randomize):
@@ -166,6 +175,39 @@ def test_parts_by_config(randomize):
     same = StaticMetaMixer(DIM, query="ConvNorm", key=depthwise, value=depthwise).double().eval()
     same.load_state_dict(attention.state_dict())
     torch.testing.assert_close(same(x), attention(x))
+
+
+def test_norms_of_the_parts_come_from_the_network():
+    """SyncBN in all parts that take a norm and name none, also below a class that passes it on."""
+
+    class Named(FFNifiedAttention):
+        def __init__(self, dim, note=1, **kwargs):
+            super().__init__(dim, **kwargs)
+
+    arch = dict(depths=[1] * 4, dims=[8] * 4)
+    parts = dict(type="metamixer", query=None, key="DepthwiseRepConv", value="ConvNorm")
+    own = dict(parts, value=dict(type="ConvNorm", norm_cfg=dict(type="GN", num_groups=2)))
+    options = dict(inner_norm_cfg="SyncBN", act_cfg="ReLU", norm_cfg=None, out_norm_cfg=None)
+    mixers = [parts, own, Named, dict(type=Named, norm_cfg="BN", act_cfg="GELU")]
+    backbone = MetaFormer(arch, token_mixers=mixers, **options)
+    norms = []
+    for stage in backbone.stages:
+        kinds = {type(module).__name__ for module in stage[0].token_mixer.modules()}
+        norms.append(kinds & {"SyncBatchNorm", "BatchNorm2d", "GroupNorm"})
+    assert norms == [{"SyncBatchNorm"}, {"SyncBatchNorm", "GroupNorm"}, {"SyncBatchNorm"},
+                     {"BatchNorm2d"}]  # fmt: skip
+    acts = [type(stage[0].token_mixer.act).__name__ for stage in backbone.stages]
+    assert acts == ["ReLU", "ReLU", "ReLU", "GELU"]
+
+
+def test_parts_of_half_precision_stay_in_range():
+    """Products beyond the largest float16, scores within."""
+    mixer = Attention(32, head_dim=32).half()
+    with torch.no_grad():
+        mixer.qkv.weight.copy_(torch.eye(32).repeat(3, 1))
+    x = torch.full((1, 32, 2, 2), 60.0).half()
+    assert (mixer.scores(x) > 20000).all() and mixer.scores(x).isfinite().all()
+    torch.testing.assert_close(mixer.coefficients(x).float().sum(-1), torch.ones(1, 1, 4))
 
 
 def test_each_part_is_replaceable(randomize):
@@ -200,5 +242,7 @@ def test_hybrid_of_attention_and_ffnified_attention():
 def test_a_part_that_is_missing():
     with pytest.raises(TypeError, match="key must be a name or a dict"):
         StaticMetaMixer(DIM, query=None, key=None, value="Conv")
+    with pytest.raises(ValueError, match="key=.*'out_channels': 24.*divisible"):
+        StaticMetaMixer(DIM, None, key="DepthwiseRepConv", value="DepthwiseConv2d", ratio=1.5)
     with pytest.raises(ValueError, match="unknown model type 'Nonsense'"):
         StaticMetaMixer(DIM, query="Nonsense", key="Conv", value="Conv")

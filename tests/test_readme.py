@@ -5,16 +5,29 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
-import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+
+from mmmetaformer import MODELS, create_backbone
+from mmmetaformer.metamixer import StaticMetaMixer
+from mmmetaformer.mixers import Attention, FFNifiedAttention
 
 
-@pytest.fixture(scope="module")
-def mixer_section() -> str:
-    from pathlib import Path
+def code_blocks(root: Path, title: str) -> list[str]:
+    """The Python blocks of a section or subsection."""
+    readme = (root / "README.md").read_text()
+    section = re.search(rf"\n##+ {title}\n(.+?)\n##+ ", readme, re.DOTALL).group(1)
+    return re.findall(r"```python\n(.+?)```", section, re.DOTALL)
 
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    return re.search(r"\n## Add a token mixer\n(.+?)\n## ", readme, re.DOTALL).group(1)
+
+def values(block: str) -> dict:
+    """What a config of the README assigns."""
+    names: dict = {}
+    exec(block, names)
+    del names["__builtins__"]
+    return names
 
 
 def test_the_tools_find_modules_of_the_current_folder(tmp_path):
@@ -32,13 +45,9 @@ def test_the_tools_find_modules_of_the_current_folder(tmp_path):
     assert result.stdout.strip() == "found", result.stderr
 
 
-def code_blocks(section: str) -> list[str]:
-    return re.findall(r"```python\n(.+?)```", section, re.DOTALL)
-
-
-def test_the_mixer_of_the_readme_under_mask_rcnn(mixer_section, root, tmp_path):
+def test_the_mixer_of_the_readme_under_mask_rcnn(root, tmp_path):
     """Its file and its config line, copied into a folder of the user's own: one training step."""
-    mixer, line = code_blocks(mixer_section)
+    mixer, line = code_blocks(root, "Add a token mixer")
     assert len(mixer.splitlines()) <= 30
     (tmp_path / "my_mixers.py").write_text(mixer)
     base = root / "configs/poolformer/mask-rcnn_poolformer-s12_fpn_1x_coco.py"
@@ -70,3 +79,36 @@ print(bool(loss.isfinite()), all(p.grad is not None for p in model.backbone.para
         "['Pooling', 'Pooling', 'Shift', 'Shift']",
         "True True",
     ]
+
+
+def test_metamixers_of_the_readme(root):
+    """A MetaMixer put together from configs, and a hybrid that keeps FFNet's own kernels."""
+    composed, hybrid = (values(block)["backbone"] for block in code_blocks(root, "MetaMixer"))
+    backbone = MODELS.build(composed)
+    mixer = backbone.stages[2][0].token_mixer
+    assert type(mixer) is StaticMetaMixer
+    assert mixer.query.kernel_size == (1, 1) and mixer.key.kernel_size == (5, 5)
+    assert type(mixer.act) is torch.nn.ReLU and len(mixer.value.branches) == 2
+    assert len(backbone(torch.rand(1, 3, 64, 64))) == 4
+
+    backbone = MODELS.build(hybrid)
+    mixers = [stage[0].token_mixer for stage in backbone.stages]
+    kinds = [FFNifiedAttention, FFNifiedAttention, Attention, Attention]
+    assert [type(mixer) for mixer in mixers] == kinds
+    published = create_backbone("ffnet_2", out_indices=(0, 1)).stages.state_dict()
+    ours = backbone.stages[:2].state_dict()
+    assert {name: value.shape for name, value in ours.items()} == {
+        name: value.shape for name, value in published.items()
+    }
+
+
+def test_layer_decay_of_the_readme(root):
+    """lr * decay_rate ** (n + 1 - i), of which PoolFormer-S12 has n = 6 layers."""
+    (block,) = code_blocks(root, "Layer-wise learning-rate decay")
+    backbone = create_backbone("poolformer_s12")
+    groups = build_optim_wrapper(backbone, values(block)["optim_wrapper"]).optimizer.param_groups
+    rates = {name: group["lr"] for group in groups for name in group["param_names"]}
+    assert rates["norm3.weight"] == 1e-4
+    assert abs(rates["stages.3.0.mlp.fc1.weight"] / (1e-4 * 0.8) - 1) < 1e-9
+    assert abs(rates["stages.1.0.mlp.fc1.weight"] / (1e-4 * 0.8**5) - 1) < 1e-9
+    assert abs(rates["downsample_layers.0.conv.weight"] / (1e-4 * 0.8**7) - 1) < 1e-9

@@ -8,9 +8,10 @@ model = dict(
         arch='2',
         inner_norm_cfg=dict(type='SyncBN'),
         drop_path_rate=0.2,
+        # The distilled weights, as the release's README says; its configs name the plain ones.
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_2.pth.tar')),
+            checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_2_distillation.pth.tar')),
     decode_head=dict(in_channels=[88, 176, 352, 704]),
     auxiliary_head=dict(in_channels=352),
     test_cfg=dict(_delete_=True, mode='whole'))

@@ -6,7 +6,7 @@ model = dict(
         drop_path_rate=0.3,
         layer_scale_init_value=1.0,
         init_cfg=dict(
-            checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_3.pth.tar')),
+            checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_3_distillation.pth.tar')),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
-from ..weights import find_checkpoint, is_pretrained, load_pretrained
+from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
@@ -24,8 +24,11 @@ DECAY_TYPES = ("layer_wise", "stage_wise")
 _NO_NORM = nn.Identity()
 
 
-class Backbone(BaseModule):
+class Backbone(PublishedNames, BaseModule):
     """Four-level feature extractor for a neck.
+
+    A state dict may have its own names or those of a published layout, inside of a trained detector
+    or segmentor, too.
 
     Attributes:
         out_indices: Stages that are emitted, 0 to 3, in the order of emission.
@@ -68,6 +71,10 @@ class Backbone(BaseModule):
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image (B, in_channels, H, W) to the emitted maps, each (B, C_i, H_i, W_i)."""
+
+    @abstractmethod
+    def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:
+        """Stage, number within the stage and the block itself, in the order of the forward pass."""
 
     @abstractmethod
     def frozen_modules(self) -> Iterable[nn.Module]:

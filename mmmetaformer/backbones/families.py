@@ -87,8 +87,11 @@ class CAFormer(MetaFormer):
 @MODELS.register_module()
 class FFNet(MetaFormer):
     """FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_), FFNified attention and ConvNeXt
-    blocks: ``'1'``, ``'2'``, ``'3'``, ``'4'``. Arguments as for :class:`MetaFormer`;
-    ``switch_to_deploy()`` fuses its branches and BatchNorms for prediction."""
+    blocks: ``'1'``, ``'2'``, ``'3'``, ``'4'``, and ``'seg'``, which FFNet_seg has below
+    :class:`~mmmetaformer.heads.FFNetHead` with ``out_indices=(1, 2, 3)``. Arguments as for
+    :class:`MetaFormer`; BatchNorm or SyncBN is chosen with ``inner_norm_cfg`` (``norm_cfg`` would
+    add norms to the blocks), and ``switch_to_deploy()`` fuses branches and BatchNorms for
+    prediction."""
 
     family = "ffnet"
 

@@ -134,6 +134,11 @@ class MetaFormer(Backbone):
                 levels[index] = self.out_norm(index)(x)
         return self.emit(levels[index] for index in self.out_indices)
 
+    def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:
+        for stage, blocks in enumerate(self.stages):
+            for number, block in enumerate(blocks):
+                yield stage, number, block
+
     def frozen_modules(self) -> Iterator[nn.Module]:
         """The stem for ``frozen_stages >= 0``; then stage by stage its downsampling, its
         position embedding, its blocks and its output norm."""

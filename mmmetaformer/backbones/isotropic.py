@@ -54,8 +54,8 @@ class IsotropicMetaFormer(Backbone):
             published layout and raises unless every parameter but those of output norms and
             pyramid is loaded.
         **overrides: Fields of ``IsotropicSettings`` that replace the arch's own:
-            ``token_mixers``, ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``out_norm_cfg``,
-            ``pyramid``, ...
+            ``token_mixers``, ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``inner_norm_cfg``,
+            ``out_norm_cfg``, ``pyramid``, ...
 
     Shape:
         Image (B, in_channels, H, W) of any size -> one map (B, out_channels[i], H_i, W_i) per
@@ -144,6 +144,14 @@ class IsotropicMetaFormer(Backbone):
                 levels[index] = self.out_norm(index)(x)
         maps = [levels[index] for index in self.out_indices]
         return self.emit(maps if self.pyramid is None else self.pyramid(maps, size))
+
+    def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:
+        """As of :class:`Backbone`; the stages are the quarters."""
+        built = 0
+        for end, stage in self._ends.items():
+            for number, block in enumerate(self.blocks[built : end + 1]):
+                yield stage, number, block
+            built = end + 1
 
     def frozen_modules(self) -> Iterator[nn.Module]:
         """The patch embedding for ``frozen_stages >= 0``; then quarter by quarter its blocks and

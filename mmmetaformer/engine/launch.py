@@ -117,24 +117,39 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     Raises:
         UserError: If the file does not exist, cannot be read or lacks a setting.
     """
-    path = Path(args.config)
-    if not path.is_file():
-        raise UserError(f"config {args.config!r} does not exist{_nearest(path)}")
-    try:
-        cfg = Config.fromfile(path)
-        if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
-    except Exception as error:  # a config is code: whatever it raises is about the config
-        raise UserError(f"config {args.config!r}: {type(error).__name__}: {error}") from error
-    absent = [name for name in needs if cfg.get(name) is None]
-    if absent:
-        raise UserError(f"config {args.config!r} has no {', '.join(absent)}: not a whole config")
+    cfg = read_config(args.config, needs, args.cfg_options)
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs") / path.stem)
+        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def read_config(config: str, needs: tuple[str, ...], options: dict | None = None) -> Config:
+    """A config file.
+
+    Args:
+        config: The file.
+        needs: Settings without which the tool can do nothing.
+        options: Settings that replace those of the file.
+
+    Raises:
+        UserError: If the file does not exist, cannot be read or lacks a setting.
+    """
+    path = Path(config)
+    if not path.is_file():
+        raise UserError(f"config {config!r} does not exist{_nearest(path)}")
+    try:
+        cfg = Config.fromfile(path)
+        if options:
+            cfg.merge_from_dict(options)
+    except Exception as error:  # a config is code: whatever it raises is about the config
+        raise UserError(f"config {config!r}: {type(error).__name__}: {error}") from error
+    absent = [name for name in needs if cfg.get(name) is None]
+    if absent:
+        raise UserError(f"config {config!r} has no {', '.join(absent)}: not a whole config")
     return cfg
 
 
@@ -175,7 +190,7 @@ def prepare_processes(cfg: Config) -> None:
 
 
 def replace_sync_bn(model: ConfigDict) -> bool:
-    """SyncBN, which exists on GPUs and in several processes only, becomes BN in a config.
+    """SyncBN, which in several processes needs GPUs, becomes BN in a config.
 
     Returns:
         Whether there was any.

@@ -46,10 +46,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
             - ``decay_rate``: Factor from each layer to the one before, in (0, 1].
             - ``decay_type``: ``'layer_wise'`` (default) or ``'stage_wise'``.
-            - ``num_layers``: Number of the last layer; layers before it keep their own numbers, up
-              to this one. Published recipes have fixed ones, such as 12, for networks of any
-              depth. By default the backbone's natural number.
-            - ``as_released``: Whether to reproduce the groups of FFNet's release; see below.
+            - ``num_layers``, layer-wise only: Number of the last layer; layers before it keep their
+              own numbers, up to this one. Published recipes have fixed ones, such as 12, for
+              networks of any depth. By default the backbone's natural number.
+            - ``as_released``, layer-wise only: Whether to reproduce the groups of FFNet's release;
+              see below.
 
             ``flat_decay_mult`` and ``bias_decay_mult`` are 0 by default. They hold for what
             ``custom_keys`` matches, too, unless the key has a ``decay_mult`` of its own, which is
@@ -210,6 +211,9 @@ def _checked(paramwise_cfg: Any) -> dict[str, Any]:
     kind = options.get("decay_type", DECAY_TYPES[0])
     if kind not in DECAY_TYPES:
         raise ValueError(f"decay_type must be one of {DECAY_TYPES}, got {kind!r}")
+    for name in ("num_layers", "as_released"):
+        if kind == "stage_wise" and options.get(name):
+            raise ValueError(f"{name} is for decay_type='layer_wise', got {kind!r}: leave it out")
     last = options.get("num_layers")
     if last is not None and (type(last) is not int or last < 1):
         raise ValueError(

@@ -66,31 +66,42 @@ def _check_statistics(cfg: Config) -> None:
     """Warn when images are normalised otherwise than known weights expect."""
     given = cfg.model.get("data_preprocessor") or {}
     for part in walk(cfg.model):
-        known = _known_weights(part)
-        if known is None or not {"mean", "std"} <= set(given):
-            continue
-        differing = {
-            name: list(getattr(known, name))
-            for name in ("mean", "std")
-            if list(given[name]) != list(getattr(known, name))
-        }
-        if differing:
-            warn(
-                f"{known.url} wants images with {differing}, and model.data_preprocessor has "
-                f"{ {name: list(given[name]) for name in differing} }"
-            )
+        for known in _known_weights(part):
+            wanted = known.data_preprocessor()
+            found = {name: given.get(name) for name in wanted}
+            # Sequences of any kind; whole numbers for what need not be any.
+            found = {n: list(v) if isinstance(v, list | tuple) else v for n, v in found.items()}
+            found["bgr_to_rgb"] = bool(found["bgr_to_rgb"])
+            differing = {name: value for name, value in wanted.items() if found[name] != value}
+            if differing:
+                warn(
+                    f"{known.url} wants images with {differing}, and model.data_preprocessor has "
+                    f"{ {name: found[name] for name in differing} }"
+                )
 
 
-def _known_weights(part: dict) -> Checkpoint | None:
-    """The entry of the catalogue that a backbone's config names."""
-    init_cfg, pretrained = part.get("init_cfg"), part.get("pretrained")
-    if is_pretrained(init_cfg) and isinstance(init_cfg.get("checkpoint"), str):
-        return by_url(init_cfg["checkpoint"])
-    kind = part.get("type")
+def _known_weights(part: dict) -> Iterator[Checkpoint]:
+    """The entries of the catalogue that a backbone's config names."""
+    kind, pretrained = part.get("type"), part.get("pretrained")
+    for source in _pretrained_sources(part):
+        known = by_url(source)
+        if known is not None:
+            yield known
     if not pretrained or not isinstance(kind, str) or not kind.startswith("mmmetaformer."):
-        return None
-    cls = find_part(MODELS, kind.removeprefix("mmmetaformer."))
-    return find_checkpoint(full_name(part.get("arch"), cls.family), pretrained)
+        return
+    try:
+        cls = find_part(MODELS, kind.removeprefix("mmmetaformer."))
+        yield find_checkpoint(full_name(part.get("arch"), cls.family), pretrained)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{kind}: {error}") from error
+
+
+def _pretrained_sources(part: dict) -> Iterator[str]:
+    """Files and addresses of the pretrained weights that a config names, one or several."""
+    init_cfg = part.get("init_cfg")
+    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        if is_pretrained(cfg) and isinstance(cfg.get("checkpoint"), str):
+            yield cfg["checkpoint"]
 
 
 def check_checkpoint(source: str, what: str = "checkpoint") -> None:

@@ -16,6 +16,8 @@ from ..channel_mixers import ConvNeXt
 from ..layers import ConvNorm, build_activation
 from ..mixers import FFNifiedAttention
 from ..registry import MODELS
+from ..weights import PublishedNames
+from ..weights.layouts import HEAD_LAYOUTS
 
 _GELU = dict(type="GELU")
 _BN = dict(type="BN")
@@ -52,6 +54,8 @@ class FFNetHeadBlock(BaseModule):
         options = dict(strips=True, act_cfg=act_cfg, norm_cfg=norm_cfg)
         self.token_mixer = FFNifiedAttention(dim, spatial_kernel, **options)
         self.mlp = ConvNeXt(dim, channel_kernel, ratio=ratio, **options)
+        # The release initialises its backbone, and leaves torch's initialisation in the head.
+        self.token_mixer.init_cfg = self.mlp.init_cfg = None
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
         self.act = build_activation(act_cfg)
 
@@ -61,10 +65,10 @@ class FFNetHeadBlock(BaseModule):
 
 
 @MODELS.register_module()
-class FFNetHead(BaseDecodeHead):
+class FFNetHead(PublishedNames, BaseDecodeHead):
     """The head of FFNet_seg (`MetaMixer <https://arxiv.org/abs/2406.02021>`_): the maps are brought
     to the size of the first, concatenated, squeezed to ``head_width`` channels, mixed by blocks,
-    widened to ``channels`` and classified.
+    widened to ``channels`` and classified. A state dict may have the names of the release.
 
     Args:
         in_channels: Channels of the maps, those of stride 8, 16 and 32 as published.
@@ -79,15 +83,19 @@ class FFNetHead(BaseDecodeHead):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
         act_cfg: The activations.
         norm_cfg: The norms; BatchNorm can be fused.
-        init_cfg: Initialisation; the default is mmseg's for the classifier.
+        init_cfg: Initialisation; the default is mmseg's, a normal distribution for the classifier
+            and torch's own initialisation for the rest, as in the release.
         **kwargs: As for mmseg's ``BaseDecodeHead``.
 
     Shape:
         Maps (B, C_i, H_i, W_i) -> logits (B, num_classes, H_0, W_0)
 
     Raises:
+        TypeError: If ``in_channels`` is no list.
         ValueError: If there are no blocks or not one index per map.
     """
+
+    layouts = HEAD_LAYOUTS
 
     def __init__(
         self,
@@ -106,7 +114,8 @@ class FFNetHead(BaseDecodeHead):
         norm_cfg: dict | None = _BN,
         **kwargs: Any,
     ) -> None:
-        in_channels = list(in_channels)
+        if not isinstance(in_channels, list | tuple):
+            raise TypeError(f"in_channels must be a list, one entry per map, got {in_channels!r}")
         in_index = list(range(len(in_channels))) if in_index is None else list(in_index)
         if len(in_index) != len(in_channels):
             raise ValueError(

@@ -65,8 +65,10 @@ class Attention(MetaMixer):
         self.head_dim = head_dim
         self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.softmax = coefficient_act_cfg is None
-        self.act = nn.Softmax(dim=-1) if self.softmax else build_activation(coefficient_act_cfg)
+        self._uses_softmax = coefficient_act_cfg is None
+        self.act = (
+            nn.Softmax(dim=-1) if self._uses_softmax else build_activation(coefficient_act_cfg)
+        )
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -93,31 +95,54 @@ class Attention(MetaMixer):
     def match(self, queries: Tensor, x: Tensor) -> Tensor:
         """Scaled products with the keys, (B, heads, N, M)."""
         tokens, valid = self.attended(x)
-        keys = self._heads(self._linear(tokens, 1))
-        scores = queries @ keys.transpose(-2, -1) * self.head_dim**-0.5
+        return self._match(queries, self._heads(self._linear(tokens, 1)), valid)
+
+    def _match(self, queries: Tensor, keys: Tensor, valid: Tensor | None) -> Tensor:
+        # Scaled before the product, which would leave the range of float16.
+        scores = (queries * self.head_dim**-0.5) @ keys.transpose(-2, -1)
         return scores if valid is None else scores.masked_fill(~_of_keys(valid), -torch.inf)
 
+    def coefficients(self, x: Tensor) -> Tensor:
+        """The activated scores, (B, heads, N, M); 0 for positions that do not count."""
+        return self._activate(self.scores(x), self.attended(x)[1])
+
+    def _activate(self, scores: Tensor, valid: Tensor | None) -> Tensor:
+        coefficients = self.act(scores)
+        # An activation of minus infinity may be anything.
+        return coefficients if valid is None else coefficients.masked_fill(~_of_keys(valid), 0.0)
+
     def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        tokens, valid = self.attended(x)
+        tokens, _ = self.attended(x)
         values = self._heads(self._linear(tokens, 2))
-        if valid is not None:  # an activation of minus infinity may be anything
-            coefficients = coefficients.masked_fill(~_of_keys(valid), 0.0)
         coefficients = F.dropout(coefficients, self.attn_drop, self.training)
         return self._project(coefficients @ values, x)
 
-    def coefficient_maps(self, x: Tensor) -> Tensor:
-        """How strongly each position attends to each key of each head, (B, heads * M, H, W)."""
-        return self.to_map(self.coefficients(x).transpose(1, 2).flatten(2), x)
+    def as_maps(self, values: Tensor, x: Tensor) -> Tensor:
+        """(B, heads, N, M) as one map for each key of each head, (B, heads * M, H, W)."""
+        return self.to_map(values.transpose(1, 2).flatten(2), x)
+
+    def num_keys(self, x: Tensor) -> int:
+        return x.shape[1] // self.head_dim * self.attended(x)[0].shape[1]
+
+    def key_name(self, key: int, x: Tensor) -> str:
+        head, position = divmod(key, self.attended(x)[0].shape[1])
+        return f"head {head}, key {position}"
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.softmax:
-            return super().forward(x)
-        q, k, v, valid = self.project(x)
-        out = F.scaled_dot_product_attention(
-            *(self._heads(part) for part in (q, k, v)),
-            attn_mask=None if valid is None else _of_keys(valid),
-            dropout_p=self.attn_drop if self.training else 0.0,
-        )
+        # The parts above, with queries, keys and values of one projection.
+        *parts, valid = self.project(x)
+        q, k, v = (self._heads(part) for part in parts)
+        if self._uses_softmax:
+            out = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=None if valid is None else _of_keys(valid),
+                dropout_p=self.attn_drop if self.training else 0.0,
+            )
+        else:
+            coefficients = self._activate(self._match(q, k, valid), valid)
+            out = F.dropout(coefficients, self.attn_drop, self.training) @ v
         return self._project(out, x)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -2,8 +2,9 @@
 
 ``catalogue.py`` is the table of published files, ``files.py`` reads them safely, ``layouts.py``
 knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, ``loading.py`` does
-all three with a report, ``export.py`` goes from one layout to another, and ``mmengine_files.py``
-lets mmengine's own checkpoints through torch's safe loader.
+all three with a report, ``trained.py`` renames inside of whole detectors and segmentors,
+``export.py`` goes from one layout to another, and ``mmengine_files.py`` lets mmengine's own
+checkpoints through torch's safe loader.
 """
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints
@@ -12,9 +13,11 @@ from .export import export_state_dict
 from .files import read_checkpoint
 from .loading import is_pretrained, load_pretrained
 from .mmengine_files import allow_mmengine_checkpoints
+from .trained import PublishedNames
 
 __all__ = [
     "Checkpoint",
+    "PublishedNames",
     "WeightsError",
     "allow_mmengine_checkpoints",
     "convert_state_dict",

@@ -19,7 +19,8 @@ class Checkpoint:
         tag: What ``pretrained=`` calls it; the first of an arch is what ``pretrained=True`` takes.
         url: Address of the file.
         layout: Key layout, as in :mod:`mmmetaformer.weights.layouts`.
-        image_size: Side of the images in its last training, in pixels.
+        image_size: Side of the images in its last training, in pixels; None where it is not
+            published.
         training: Data of its training.
         mean: Mean of each channel (RGB) that images are to have taken off, of 0 to 255.
         std: What they are then divided by.
@@ -29,7 +30,7 @@ class Checkpoint:
     tag: str
     url: str
     layout: str
-    image_size: int = 224
+    image_size: int | None = 224
     training: str = "ImageNet-1k"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -98,7 +99,7 @@ CATALOGUE: tuple[Checkpoint, ...] = (
     Checkpoint("ffnet_3", "distilled_in1k", f"{_FFNET}/ffnet_3_distillation.pth.tar", "FFNet", 256, _DISTILLED),  # noqa: E501
     Checkpoint("ffnet_3", "384_in1k", f"{_FFNET}/ffnet_3_384.pth.tar", "FFNet", 384),
     Checkpoint("ffnet_4", "384_in1k", f"{_FFNET}/ffnet_4_384.pth.tar", "FFNet", 384),
-    Checkpoint("ffnet_seg", "in1k", f"{_FFNET}/ffnet_seg.pth.tar", "FFNet_seg"),
+    Checkpoint("ffnet_seg", "in1k", f"{_FFNET}/ffnet_seg.pth.tar", "FFNet_seg", None),
     Checkpoint("convmixer_768_32", "in1k", f"{_CONVMIXER}/convmixer_768_32_ks7_p7_relu.pth.tar", "ConvMixer"),  # noqa: E501
     Checkpoint("convmixer_1024_20", "in1k", f"{_CONVMIXER}/convmixer_1024_20_ks9_p14.pth.tar", "ConvMixer"),  # noqa: E501
     Checkpoint("convmixer_1536_20", "in1k", f"{_CONVMIXER}/convmixer_1536_20_ks9_p7.pth.tar", "ConvMixer"),  # noqa: E501
@@ -115,10 +116,18 @@ CATALOGUE: tuple[Checkpoint, ...] = (
 def list_checkpoints(arch: str | None = None) -> list[Checkpoint]:
     """The published files of a network, the default one first; of all networks for None.
 
+    Raises:
+        ValueError: If there is no such network; names the nearest.
+
     Example:
         >>> [checkpoint.tag for checkpoint in list_checkpoints('ffnet_3')]
         ['in1k', 'distilled_in1k', '384_in1k']
     """
+    if arch is not None:
+        # Not above: the backbones import the weights.
+        from ..backbones.arch import full_name
+
+        full_name(arch)
     return [checkpoint for checkpoint in CATALOGUE if arch in (None, checkpoint.arch)]
 
 
@@ -146,6 +155,8 @@ def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
     if pretrained not in known:
         near = get_close_matches(pretrained, known, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
+        if {".", "/"} & set(pretrained):
+            hint = "; a file is given with init_cfg=dict(type='Pretrained', checkpoint=...)"
         raise ValueError(
             f"unknown pretrained={pretrained!r} of {arch!r}: expected True or one of "
             f"{list(known)}{hint}"

@@ -21,6 +21,7 @@ _WRAPPERS = (
     *("model_ema", "state_dict_ema", "ema_state_dict"),
 )
 _SHOWN = 5
+_DOT = re.compile(r"\.")
 
 
 @dataclass
@@ -87,7 +88,7 @@ def convert(
         return any(re.search(pattern, name) for pattern in new)
 
     tensors = unwrap(state_dict)
-    layout, prefix = identify(tensors, prefix)
+    layout, prefix = identify(tensors, prefix, backbone.layouts)
     result = Conversion(layout.name, prefix)
     expected = backbone.state_dict()
     outputs = {_output(name) for name in expected if backbone.is_for_outputs(name)}
@@ -150,6 +151,7 @@ def convert(
         raise WeightsError(
             f"weights in the {layout.name} layout do not fit this {type(backbone).__name__}: "
             + "; ".join(problems)
+            + _if_fused(unexpected, missing)
         )
     return result
 
@@ -174,8 +176,12 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def identify(tensors: Mapping[str, Tensor], prefix: str | None = None) -> tuple[Layout, str]:
-    """The layout of a state dict and the prefix under which it lies.
+def identify(
+    tensors: Mapping[str, Tensor],
+    prefix: str | None = None,
+    layouts: Sequence[Layout] = LAYOUTS,
+) -> tuple[Layout, str]:
+    """The layout of a state dict, one of some, and the prefix under which it lies.
 
     Raises:
         WeightsError: If there is none, or more than one.
@@ -183,7 +189,7 @@ def identify(tensors: Mapping[str, Tensor], prefix: str | None = None) -> tuple[
     if prefix and not prefix.endswith("."):
         prefix += "."
     found = []
-    for layout in LAYOUTS:
+    for layout in layouts:
         for candidate in layout.prefixes(tensors):
             if prefix is None or candidate == prefix:
                 found.append((layout, candidate))
@@ -197,8 +203,40 @@ def identify(tensors: Mapping[str, Tensor], prefix: str | None = None) -> tuple[
         )
     under = "" if prefix is None else f" under the prefix {prefix!r}"
     raise WeightsError(
-        f"unknown layout{under}: known are {', '.join(layout.name for layout in LAYOUTS)}; the "
-        f"first keys are {list(tensors)[:_SHOWN]}"
+        f"unknown layout{under}: known are {', '.join(layout.name for layout in layouts)}; the "
+        f"first keys are {list(tensors)[:_SHOWN]}{_nearest(tensors, layouts)}"
+    )
+
+
+def _if_fused(unexpected: Sequence[str], missing: Sequence[str]) -> str:
+    """A hint for the end of a message when single convolutions stand for what has branches."""
+    absent = set(missing)
+    for name in unexpected:
+        part = name.rpartition(".weight")[0]
+        if {f"{part}.conv.weight", f"{part}.branches.0.conv.weight"} & absent:
+            return "; the source is a fused network: call switch_to_deploy() on the backbone first"
+    return ""
+
+
+def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
+    """The layout that knows most of the names, for the end of a message."""
+    prefixes = {"", *(name[: match.end()] for name in tensors for match in _DOT.finditer(name))}
+    # A prefix of a whole network is one of many names.
+    prefixes = {p for p in prefixes if 2 * sum(n.startswith(p) for n in tensors) >= len(tensors)}
+    best, most, unknown = "", 0, []
+    for layout in layouts:
+        for prefix in sorted(prefixes):
+            inside = [name for name in tensors if name.startswith(prefix)]
+            renamed = layout.rename([name.removeprefix(prefix) for name in inside])
+            known = sum(own not in (None, CLASSIFIER) for own in renamed.values())
+            if known > most:
+                best, most = layout.name, known
+                unknown = [name for name in inside if renamed[name.removeprefix(prefix)] is None]
+    if not most:
+        return ""
+    return (
+        f"; the nearest is {best}, which knows {most} of the {len(tensors)} keys and not "
+        f"{unknown[:_SHOWN]}"
     )
 
 

@@ -31,6 +31,7 @@ class Layout:
         linear: Whose 1x1 convolutions are linear layers there, with weights (out, in): ``'none'``,
             ``'all'``, or ``'attention'`` for those in stages of attention.
         scale_ndim: Dimensions of LayerScale there, the first of which are the channels.
+        own: Whether its names are those of this package's modules.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Layout:
     restore: Rename
     linear: str = "none"
     scale_ndim: int = 1
+    own: bool = False
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
@@ -279,6 +281,31 @@ _ffnet_seg_rules = _Rules(
     (r"head[12]\..+", CLASSIFIER),
 )
 
+# The head of FFNet_seg, which its two published models have with kernels of 9.
+_HEAD_BLOCK = r"head_blocks\.(\d+)"
+_ffnet_head_rules = _Rules(
+    (rf"squeeze\.([02])\.{_CONV}", r"squeeze.\1.\2"),
+    (rf"align\.0\.{_CONV}", r"widen.0.\1"),
+    (rf"{_HEAD_BLOCK}\.token_mixer\.main\.fc\.{_CONV}", r"blocks.\1.token_mixer.query.\2"),
+    *(
+        (
+            rf"{_HEAD_BLOCK}\.{theirs}\.{branch}\.{_CONV}",
+            rf"blocks.\1.{ours}.branches.{number}.\2",
+        )
+        for theirs, ours in (
+            (r"token_mixer\.main\.conv1", "token_mixer.key"),
+            (r"token_mixer\.main\.conv2", "token_mixer.value"),
+            (r"channel_mixer\.main\.conv", "mlp.conv"),
+        )
+        for number, branch in enumerate(("conv1", "conv2", "strip_conv1", "strip_conv2"))
+    ),
+    (
+        rf"{_HEAD_BLOCK}\.channel_mixer\.main\.(fc[12])\.(weight|bias)",
+        r"blocks.\1.mlp.\2.\3",
+    ),
+    (r"conv_seg\.(weight|bias)", r"conv_seg.\1"),
+)
+
 # ---------------------------------------------------------------- isotropic networks
 
 _own_isotropic = _Rules(
@@ -347,6 +374,7 @@ LAYOUTS = (
         (r"downsample_layers\.0\.conv\d?\..*weight", r"stages\.0\.0\..+"),
         _own,
         _own.restore,
+        own=True,
     ),
     Layout(
         "PoolFormer",
@@ -376,6 +404,7 @@ LAYOUTS = (
         (r"stem\.conv\.weight", r"blocks\.0\..+"),
         _own_isotropic,
         _own_isotropic.restore,
+        own=True,
     ),
     Layout("ConvMixer", (r"0\.weight", r"3\.0\.fn\.0\.weight"), _convmixer, _restore_convmixer),
     Layout(
@@ -403,5 +432,14 @@ LAYOUTS = (
         _mixer_mmpretrain,
         _mixer_mmpretrain.restore,
         linear="all",
+    ),
+)
+
+# Of decode heads.
+HEAD_LAYOUTS = (
+    _ffnet(
+        "FFNetHead",
+        (r"squeeze\.0\.c\.weight", r"head_blocks\.0\..+"),
+        _ffnet_head_rules,
     ),
 )

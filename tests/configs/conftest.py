@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 from mmengine.config import Config
@@ -52,21 +54,27 @@ def assert_settings() -> Callable[[Config, dict], None]:
 
 
 @pytest.fixture
-def build(root) -> Callable[[str], tuple[Config, nn.Module]]:
-    """A model from a config, without its pretrained weights; the default scope is put back."""
+def enter() -> Callable[[Config], ModuleType]:
+    """The registries that a config is for, its scope having become the default; it is put back."""
     before = dict(DefaultScope._instance_dict)
+
+    def registries(cfg: Config) -> ModuleType:
+        DefaultScope._instance_dict.clear()
+        init_default_scope(cfg.default_scope)
+        return importlib.import_module(f"{cfg.default_scope}.registry")
+
+    yield registries
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture
+def build(root, enter) -> Callable[[str], tuple[Config, nn.Module]]:
+    """A model from a config, without its pretrained weights."""
 
     def make(name: str):
         cfg = Config.fromfile(root / "configs" / name)
         cfg.model.backbone.pop("init_cfg", None)
-        DefaultScope._instance_dict.clear()
-        init_default_scope(cfg.default_scope)
-        if cfg.default_scope == "mmdet":
-            from mmdet.registry import MODELS
-        else:
-            from mmseg.registry import MODELS
-        return cfg, MODELS.build(cfg.model)
+        return cfg, enter(cfg).MODELS.build(cfg.model)
 
-    yield make
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    return make

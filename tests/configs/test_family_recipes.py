@@ -1,5 +1,5 @@
 """The configs of the families beside PoolFormer: its recipes, with nothing else than the network
-changed, and UPerNet for ConvFormer and CAFormer.
+changed, and UPerNet for ConvFormer and CAFormer. FFNet's own recipes have a file of their own.
 
 Networks, checkpoints and channels are written out here and not read from the configs.
 """
@@ -127,11 +127,19 @@ NETWORKS = {
 }
 UPERNET = [name for name, row in NETWORKS.items() if row.kind in ("ConvFormer", "CAFormer")]
 RETINANET = ["ffnet_1", "ffnet_2", "ffnet_3"]
+# Recipes of FFNet's release, the values of which are in test_ffnet_recipes.py.
+OWN_RECIPES = ["ffnet_2", "ffnet_3", "ffnet_4"]
+OWN_NETWORK = "ffnet_seg"
 FILES = {
     "retinanet": "retinanet_{}_fpn_1x_coco.py",
     "mask-rcnn": "mask-rcnn_{}_fpn_1x_coco.py",
     "fpn": "{}_fpn_8xb4-40k_ade20k-512x512.py",
     "upernet": "{}_upernet_8xb2-160k_ade20k-512x512.py",
+    "cascade": "cascade-mask-rcnn_{}_fpn_3x_coco.py",
+}
+OWN_NETWORK_FILES = {
+    "ffnet/ffnet-seg_ffnethead_8xb2-160k_ade20k-512x512.py",
+    "ffnet/ffnet-seg_ffnethead_8xb2-160k_cityscapes-1024x1024.py",
 }
 
 
@@ -144,6 +152,8 @@ def backbone(name: str, **options) -> dict:
     row = NETWORKS[name]
     if row.kind == "ConvMixer":
         options["norm_eval"] = True
+    if row.kind == "FFNet":
+        options["inner_norm_cfg"] = dict(type="SyncBN")
     if row.checkpoint is not None:
         options["init_cfg"] = dict(type="Pretrained", checkpoint=row.checkpoint)
     return dict(type=f"mmmetaformer.{row.kind}", arch=row.arch, **options)
@@ -170,10 +180,13 @@ def without(cfg, paths: list[str]) -> dict:
 
 def test_every_arch_has_its_configs(root):
     """And there are no other files."""
-    assert set(NETWORKS) == {arch for arch in list_archs() if not arch.startswith("poolformer_")}
+    others = {arch for arch in list_archs() if not arch.startswith("poolformer_")}
+    assert {*NETWORKS, OWN_NETWORK} == others
     expected = {path(name, head) for name in NETWORKS for head in ("mask-rcnn", "fpn")}
     expected |= {path(name, "upernet") for name in UPERNET}
     expected |= {path(name, "retinanet") for name in RETINANET}
+    expected |= {path(name, head) for name in OWN_RECIPES for head in ("cascade", "upernet")}
+    expected |= OWN_NETWORK_FILES
     configs = root / "configs"
     found = {
         str(file.relative_to(configs))

@@ -460,3 +460,17 @@ def test_paramwise_cfg_itself():
 def test_a_model_without_a_backbone_of_the_package():
     with pytest.raises(ValueError, match=r"Sequential has no backbone.*mmmetaformer\.PoolFormer"):
         group(nn.Sequential(nn.Conv2d(3, 8, 1)), decay_rate=0.8)
+
+
+@pytest.mark.parametrize("option", [dict(num_layers=12), dict(as_released=True)])
+def test_what_counts_layers_is_not_for_stages(option):
+    name = next(iter(option))
+    with pytest.raises(ValueError, match=f"{name} is for decay_type='layer_wise'"):
+        build_optim_wrapper(
+            MetaFormer(dict(depths=[1] * 4, dims=[8] * 4)),
+            dict(
+                constructor="mmmetaformer.LayerDecayOptimWrapperConstructor",
+                optimizer=dict(type="SGD", lr=1.0),
+                paramwise_cfg=dict(decay_rate=0.8, decay_type="stage_wise", **option),
+            ),
+        )

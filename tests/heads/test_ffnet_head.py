@@ -46,7 +46,18 @@ def test_head_against_a_reference(randomize):
         torch.testing.assert_close(switch_to_deploy(head)(maps), expected, rtol=1e-8, atol=1e-8)
 
 
+def test_initialisation_is_the_releases():
+    """torch's but for the classifier: fan-in 3 * 256 bounds the weights of the blocks."""
+    head = FFNetHead([8, 16], 24, num_classes=5)
+    head.init_weights()
+    fc1 = head.blocks[0].mlp.fc1.weight
+    assert float(fc1.detach().abs().max()) == pytest.approx(256**-0.5, rel=0.01)
+    assert float(head.conv_seg.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
+
+
 def test_wrong_heads():
+    with pytest.raises(TypeError, match="in_channels must be a list.*got 8"):
+        FFNetHead(8, num_classes=5)
     with pytest.raises(ValueError, match="one map for each"):
         FFNetHead([8, 16], num_classes=5, in_index=[0])
     with pytest.raises(ValueError, match="head_depth must be a positive integer, got 0"):

@@ -22,19 +22,6 @@ PARTS = {
 }
 
 
-@pytest.fixture
-def randomize_norms(randomize):
-    def apply(module: nn.Module) -> nn.Module:
-        randomize(module)
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.running_mean.normal_()
-                norm.running_var.uniform_(0.5, 2)
-        return module.eval()
-
-    return apply
-
-
 @pytest.mark.parametrize("size", [(9, 12), (1, 5)])
 @pytest.mark.parametrize("part", PARTS)
 def test_one_convolution_is_the_same_function(part, size, randomize_norms):

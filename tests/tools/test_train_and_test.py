@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmmetaformer.datasets.shapes import generate_shapes
+from mmmetaformer.weights import export_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -131,6 +132,38 @@ def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
     )  # fmt: skip
     assert "error: the checkpoint does not fit the config" in output
     assert "Traceback" not in output
+
+
+def test_a_checkpoint_of_the_old_stack(data, tmp_path):
+    """The same figures as under our own names; what does not fit is refused in one sentence."""
+    config = write_config(tmp_path, "shapes/poolformer-s12_fpn_shapes.py", data)
+    python_tool("train.py", config, "--work-dir", "work", "--cfg-options",
+                "train_cfg.max_iters=1", "train_cfg.val_interval=2", cwd=tmp_path)  # fmt: skip
+    own = torch.load(tmp_path / "work/iter_1.pth", map_location="cpu", weights_only=False)
+    classes = own["meta"]["dataset_meta"]["classes"]
+    backbone = {n[9:]: t for n, t in own["state_dict"].items() if n.startswith("backbone.")}
+    old = {f"backbone.{n}": t for n, t in export_state_dict(backbone, "published").items()}
+    assert "backbone.network.6.0.layer_scale_2" in old and "backbone.norm6.bias" in old
+    old |= {n: t for n, t in own["state_dict"].items() if not n.startswith("backbone.")}
+    meta = dict(mmseg_version="0.19.0", CLASSES=classes[::-1], PALETTE=None, iter=1)
+    torch.save(dict(meta=meta, state_dict=old), tmp_path / "old.pth")
+    figures = []
+    for name in ("work/iter_1.pth", "old.pth"):
+        folder = tmp_path / f"test {Path(name).stem}"
+        output = python_tool("test.py", config, name, "--work-dir", str(folder), cwd=tmp_path)
+        (report,) = folder.glob("*/*.json")
+        report = json.loads(report.read_text())
+        figures.append({key: report[key] for key in ("aAcc", "mIoU", "mAcc")})
+        # Classes are counted the other way round there, as far as its meta tells.
+        assert ("warning: the checkpoint was trained with other" in output) == (name == "old.pth")
+        assert "do not match" not in output
+    assert figures[0] == figures[1]
+
+    del old["backbone.network.2.0.mlp.fc1.weight"]
+    torch.save(dict(meta=meta, state_dict=old), tmp_path / "broken.pth")
+    output = python_tool("test.py", config, "broken.pth", cwd=tmp_path, fails=True)
+    assert "error: backbone.* of the checkpoint: weights in the PoolFormer layout" in output
+    assert "1 missing: stages.1.0.mlp.fc1.weight" in output and "Traceback" not in output
 
 
 RECORDER = """

@@ -21,6 +21,7 @@ from mmmetaformer import (
 )
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.engine import preflight
+from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import WeightsError, read_checkpoint
 from mmmetaformer.weights.layouts import LAYOUTS
 
@@ -33,7 +34,7 @@ def test_rows_are_consistent():
     assert len({row.url for row in rows}) == len(rows)
     assert {row.arch for row in rows} <= set(list_archs())
     assert {row.layout for row in rows} <= {layout.name for layout in LAYOUTS}
-    assert {row.image_size for row in rows} == {224, 256, 384}
+    assert {row.image_size for row in rows} == {224, 256, 384, None}
     assert all(row.url.startswith("https://") for row in rows)
 
 
@@ -97,6 +98,15 @@ def test_wrong_choices(arch, options, error, message):
         ConvFormer(arch, **options)
 
 
+def test_names_that_do_not_exist():
+    with pytest.raises(ValueError, match="unknown arch 'ffnet3'.*Did you mean 'ffnet_3'"):
+        find_checkpoint("ffnet3")
+    with pytest.raises(ValueError, match="unknown arch 'FFNet_3'"):
+        list_checkpoints("FFNet_3")
+    with pytest.raises(ValueError, match="a file is given with init_cfg"):
+        PoolFormer("s12", pretrained="work_dirs/epoch_12.pth")
+
+
 def test_an_arch_without_published_weights():
     with pytest.raises(ValueError, match="no pretrained weights of 'mlp_mixer_h14' are known"):
         MlpMixer("h14", pretrained=True)
@@ -122,7 +132,9 @@ def test_a_file_with_another_hash_is_refused(tmp_path, monkeypatch):
         read_checkpoint(f"{address}00000000.pth")
 
 
-MEAN = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+MEAN = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+HALF = dict(mean=[127.5] * 3, std=(127.5, 127.5, 127.5), bgr_to_rgb=True)
+GOOGLE = dict(type="mmmetaformer.MlpMixer", arch="b16", pretrained="in21ft1k")
 
 
 @pytest.mark.parametrize(
@@ -141,10 +153,17 @@ MEAN = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
             True,
         ),
         (
-            dict(type="mmmetaformer.MlpMixer", arch="b16", pretrained="in21ft1k"),
-            dict(mean=[127.5] * 3, std=[127.5] * 3),
-            False,
+            dict(
+                type="mmmetaformer.MlpMixer",
+                arch="b16",
+                init_cfg=[dict(type="Pretrained", checkpoint=find_checkpoint("mlp_mixer_b16").url)],
+            ),
+            MEAN,
+            True,
         ),
+        (GOOGLE, HALF, False),
+        (GOOGLE, dict(type="DetDataPreprocessor"), True),
+        (GOOGLE, dict(HALF, mean=None, std=None), True),
         (dict(type="mmmetaformer.PoolFormer", arch="s12", pretrained=True), MEAN, False),
         (dict(type="mmmetaformer.MlpMixer", arch="b16"), MEAN, False),
     ],
@@ -155,3 +174,16 @@ def test_other_statistics_than_the_weights_want_are_reported(backbone, statistic
     message = capsys.readouterr().err
     assert ("wants images with {'mean': [127.5, 127.5, 127.5]" in message) is warned
     assert ("warning" in message) is warned
+
+
+def test_swapped_channels_are_reported(capsys):
+    cfg = dict(data_preprocessor=dict(HALF, bgr_to_rgb=False), backbone=GOOGLE)
+    preflight.check_config(Config(dict(model=cfg)), ())
+    message = "wants images with {'bgr_to_rgb': True}, and model.data_preprocessor has"
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_tag_in_a_config_is_one_sentence():
+    cfg = Config(dict(model=dict(backbone=dict(GOOGLE, pretrained="in21k"))))
+    with pytest.raises(UserError, match="mmmetaformer.MlpMixer: unknown pretrained='in21k'"):
+        preflight.check_config(cfg, ())

@@ -330,3 +330,16 @@ def test_declared_new_may_have_another_shape(checkpoints):
     result = convert(published.state(), backbone, new=["token_mixer"])
     assert not [name for name in result.state_dict if "token_mixer" in name]
     assert "blocks.5.mlp.fc2.weight" in result.state_dict
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
+def test_the_nearest_layout_is_named(prefix, checkpoints):
+    """When what tells the layout is not there under its name."""
+    published = checkpoints["convformer timm"]
+    state = {f"{prefix}{name}": tensor for name, tensor in published.state().items()}
+    state[f"{prefix}first.conv.weight"] = state.pop(f"{prefix}stem.conv.weight")
+    with pytest.raises(WeightsError) as error:
+        convert_state_dict(state, published.build())
+    message = str(error.value)
+    assert "the nearest is timm MetaFormer" in message
+    assert "first.conv.weight" in message.partition("keys and not")[2]

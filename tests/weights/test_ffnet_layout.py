@@ -104,6 +104,12 @@ def test_a_fused_backbone_does_not_take_what_was_trained():
         convert(state, fused)
 
 
+def test_a_fused_file_says_that_it_is_one():
+    fused = build_backbone("ffnet_1", **SIZES).eval().switch_to_deploy()
+    with pytest.raises(WeightsError, match=r"fused network: call switch_to_deploy\(\)"):
+        convert(fused.state_dict(), build_backbone("ffnet_1", **SIZES))
+
+
 def test_our_own_layout_is_known_before_and_after_fusing():
     for fuse in (False, True):
         backbone = build_backbone("ffnet_2", **SIZES).eval()

@@ -1,0 +1,89 @@
+"""Activation sparsity by layer: ``python tools/activation_sparsity.py NETWORK ... --images PATH``.
+
+For the channel mixers of each network, and with ``--token-mixers`` for the token mixers too, the
+share of scores that are not positive, and the share of coefficients that are negligible beside the
+others of their layer, averaged over the images. Writes the curves of all networks as a picture, the
+numbers as CSV, and both with all settings as JSON.
+"""
+
+import argparse
+
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import run_cli
+from mmmetaformer.instruments.activation_sparsity import THRESHOLD, activation_sparsity
+from mmmetaformer.instruments.command_line import (
+    add_arguments,
+    as_csv,
+    as_json,
+    as_table,
+    explaining,
+    start,
+    write_files,
+)
+from mmmetaformer.instruments.pictures import draw_sparsity
+
+NAME = "activation_sparsity"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, NAME, size=(224, 224), max_images=50)
+    parser.add_argument("--token-mixers", action="store_true", help="the token mixers too")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help="a coefficient is inactive up to this share of the layer's root mean square; 0.01",
+    )
+    args = parser.parse_args()
+    if not 0 <= args.threshold < 1:
+        raise UserError(f"--threshold {args.threshold}: expected a number from 0 to below 1")
+    session = start(args)
+
+    halves = ("token", "channel") if args.token_mixers else ("channel",)
+    models, rows, described = {}, [], []
+    for subject in session.subjects:
+        with explaining(subject):
+            layers = activation_sparsity(
+                subject.backbone, session.images(subject), halves, args.threshold
+            )
+        table = [
+            dict(
+                model=subject.spec.label,
+                layer=layer.site.layer,
+                stage=layer.site.stage,
+                block=layer.site.block,
+                half=layer.site.half,
+                mixer=layer.site.mixer_name,
+                not_positive=layer.not_positive,
+                inactive=layer.inactive,
+            )
+            for layer in layers
+        ]
+        models[subject.spec.label] = layers
+        rows += table
+        described.append(
+            dict(
+                subject.describe(),
+                layers=[
+                    dict(row, why_not=layer.why_not)
+                    for row, layer in zip(table, layers, strict=True)
+                ],
+            )
+        )
+
+    print(as_table(rows))
+    picture = draw_sparsity(models, halves, args.threshold)
+    report = dict(session.describe(instrument=NAME, threshold=args.threshold), models=described)
+    write_files(
+        session.out,
+        [
+            (f"{NAME}.png", picture),
+            (f"{NAME}.csv", as_csv(rows)),
+            (f"{NAME}.json", as_json(report)),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

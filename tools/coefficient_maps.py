@@ -1,0 +1,147 @@
+"""Maps of the most active keys: ``python tools/coefficient_maps.py NETWORK ... --images PATH``.
+
+A MetaMixer (arXiv 2406.02021) weighs values by how strongly each of its keys answers. For chosen
+blocks of each network, by default the last of each stage, this draws where the most active keys
+answer, in a picture for each image, network and half of the blocks, and writes their means, maxima
+and positions as JSON. Mixers without keys, such as pooling, are named as such.
+"""
+
+import argparse
+import re
+
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import run_cli
+from mmmetaformer.instruments.coefficient_maps import (
+    RANKINGS,
+    Answers,
+    choose_sites,
+    coefficient_maps,
+)
+from mmmetaformer.instruments.command_line import (
+    add_arguments,
+    as_json,
+    explaining,
+    positive,
+    start,
+    write_files,
+)
+from mmmetaformer.instruments.pictures import draw_coefficients
+from mmmetaformer.instruments.recording import HALVES
+
+NAME = "coefficient_maps"
+
+
+def block(text: str) -> tuple[int, int]:
+    """A command-line argument STAGE.BLOCK, such as ``2.5`` or ``2.-1``."""
+    match = re.fullmatch(r"(\d+)\.(-?\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected STAGE.BLOCK such as 2.5 or 2.-1, got {text!r}")
+    return int(match.group(1)), int(match.group(2))
+
+
+def describe(answers: Answers, size: tuple[int, int]) -> dict:
+    """One mixer for the JSON file, positions on the map and as pixels of the resized image."""
+    site = answers.site
+    place = dict(
+        stage=site.stage,
+        block=site.block,
+        layer=site.layer,
+        half=site.half,
+        mixer=site.mixer_name,
+        has_coefficients=answers.why_not is None,
+    )
+    if answers.why_not is not None:
+        return dict(place, why_not=answers.why_not)
+    map_size = tuple(answers.maps.shape[1:])
+    return dict(
+        place,
+        map_size=list(map_size),
+        num_keys=answers.num_keys,
+        keys=[
+            dict(
+                key=key.index,
+                name=key.name,
+                mean=key.mean,
+                max=key.max,
+                mean_activity=key.mean_activity,
+                max_activity=key.max_activity,
+                position=list(key.position),
+                pixel=[
+                    int((at + 0.5) * side / sides)
+                    for at, side, sides in zip(key.position, size, map_size, strict=True)
+                ],
+            )
+            for key in answers.keys
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, NAME, size=(224, 224), max_images=4)
+    parser.add_argument(
+        "--blocks",
+        nargs="+",
+        type=block,
+        metavar="STAGE.BLOCK",
+        help="counted from 0, negative blocks from the end; the last of each stage",
+    )
+    parser.add_argument("--halves", nargs="+", choices=HALVES, default=HALVES, help="both")
+    parser.add_argument("--top", type=positive, default=4, help="keys; 4")
+    parser.add_argument(
+        "--by",
+        choices=RANKINGS,
+        default="mean",
+        help="rank keys by the mean of their activity over the image, or by its maximum; mean",
+    )
+    args = parser.parse_args()
+    session = start(args)
+    for subject in session.subjects:
+        try:
+            choose_sites(subject.backbone, args.blocks)
+        except ValueError as error:
+            raise UserError(f"--blocks, {subject.spec.label}: {error}") from error
+
+    files: dict[str, bytes] = {}
+    described = []
+    for subject in session.subjects:
+        with explaining(subject):
+            found = coefficient_maps(
+                subject.backbone,
+                session.images(subject),
+                args.blocks,
+                args.halves,
+                args.top,
+                args.by,
+            )
+        images = []
+        for number, (picture, answers) in enumerate(zip(session.pictures, found, strict=True)):
+            stem = f"{subject.spec.label}_{number}_{picture.path.stem}"
+            stem = re.sub(r"[^\w.@-]+", "-", stem)
+            for half in args.halves:
+                rows = [item for item in answers if item.site.half == half]
+                title = (
+                    f"{subject.spec.label}: {half} mixers, {args.top} keys by {args.by} activity"
+                )
+                if any(item.why_not is None for item in rows):
+                    files[f"{stem}_{half}.png"] = draw_coefficients(
+                        title, picture.pixels, rows, args.top
+                    )
+            images.append(
+                dict(
+                    image=str(picture.path),
+                    mixers=[describe(item, picture.pixels.shape[:2]) for item in answers],
+                )
+            )
+        described.append(dict(subject.describe(), images=images))
+        for item in found[0]:
+            if item.why_not is not None:
+                print(f"{subject.spec.label}, {item.site}: {item.why_not}")
+
+    settings = dict(instrument=NAME, ranked_by=args.by, top=args.top)
+    report = dict(session.describe(**settings), models=described)
+    write_files(session.out, [*files.items(), (f"{NAME}.json", as_json(report))])
+
+
+if __name__ == "__main__":
+    run_cli(main)
