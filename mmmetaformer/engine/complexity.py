@@ -37,6 +37,38 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
     return counter.get_total_flops() // 2
 
 
+def count_minor_operations(model: nn.Module, height: int, width: int) -> int:
+    """What MMCV's counter, with which many papers counted their FLOPs, adds to the
+    multiply-accumulate operations: one operation per output of a convolution with a bias, two per
+    input of a norm (but not of SyncBN, which it does not know) and one per input of ReLU and
+    average pooling. GELU and products inside of attention it does not know either.
+
+    Args:
+        model: A model in eval mode, built under ``torch.device('meta')``.
+        height: Rows of the image.
+        width: Columns of the image.
+    """
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += output.numel() if module.bias is not None else 0
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+            total += 2 * inputs[0].numel()
+        elif isinstance(module, nn.ReLU | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
+            total += inputs[0].numel()
+
+    hooks = [module.register_forward_hook(add) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, height, width, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
 class SavedBytes:
     """Bytes of the distinct tensors that autograd holds for the backward pass."""
 

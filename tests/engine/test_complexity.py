@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmmetaformer.engine.complexity import count_macs, count_parameters, saved_for_backward
+from mmmetaformer.engine.complexity import (
+    count_macs,
+    count_minor_operations,
+    count_parameters,
+    saved_for_backward,
+)
 from mmmetaformer.mixers import Attention
 
 
@@ -38,3 +43,15 @@ def test_saved_bytes_count_a_storage_once_and_no_parameters():
         view = x.sigmoid()
         _ = view.view(8, 4) * view.view(8, 4)
     assert saved.total() == 4 * 8 * 4
+
+
+def test_minor_operations():
+    """Biases, norms (but SyncBN), ReLU and pooling, of maps of 5 and of 3 channels."""
+    layers = [
+        nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.SyncBatchNorm(5), nn.GELU(), nn.ReLU(),
+        nn.Conv2d(5, 3, 1, bias=False), nn.GroupNorm(1, 3), nn.AdaptiveAvgPool2d(1),
+    ]  # fmt: skip
+    model = nn.Sequential(*layers).to("meta").eval()
+    expected = 24 * 5 * (1 + 2 + 1) + 24 * 3 * (2 + 1)
+    assert count_minor_operations(model, 4, 6) == expected
+    assert not any(module._forward_hooks for module in model.modules())
