@@ -1,7 +1,8 @@
 """Time a backbone before and after `switch_to_deploy`, turn by turn in one process.
 
-Prints medians in milliseconds and the median of the ratios of neighbouring runs, which a machine
-that is busy with other things disturbs less than the times.
+A turn is a few runs behind one that warms the caches, and its time their median. Prints medians of
+the turns in milliseconds and the median of the ratios of neighbouring turns, which a machine that
+is busy with other things disturbs less than the times.
 
 Example:
     python tools/latency.py ffnet_1 ffnet_3 --size 512x512
@@ -20,6 +21,15 @@ from torch import nn
 from mmmetaformer import create_backbone, list_archs, switch_to_deploy
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import image_size, run_cli
+
+
+RUNS = 4
+
+
+def turn(model: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> float:
+    """Milliseconds of a forward pass, the median of some."""
+    run_once(model, image, dtype)
+    return statistics.median(run_once(model, image, dtype) for _ in range(RUNS))
 
 
 def run_once(model: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> float:
@@ -42,7 +52,7 @@ def main() -> None:
     parser.add_argument("archs", nargs="+", metavar="ARCH", help="names of list_archs()")
     parser.add_argument("--size", type=image_size, default=(512, 512), help="HEIGHTxWIDTH")
     parser.add_argument("--batch-size", type=int, default=1, help="images")
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of runs behind three more")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of turns behind one more")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     args = parser.parse_args()
     unknown = sorted(set(args.archs) - set(list_archs()))
@@ -65,11 +75,11 @@ def main() -> None:
         fused = switch_to_deploy(create_backbone(arch).to(device).eval())
         pairs = []
         with torch.no_grad():
-            for _ in range(args.rounds + 3):
+            for _ in range(args.rounds + 1):
                 pairs.append(
                     [run_once(m, image, getattr(torch, args.dtype)) for m in (plain, fused)]
                 )
-        pairs = pairs[3:]
+        pairs = pairs[1:]
         times = [statistics.median(column) for column in zip(*pairs, strict=True)]
         ratio = statistics.median(before / after for before, after in pairs)
         print(f"{arch:24}{times[0]:10.1f}{times[1]:10.1f}{ratio:8.2f}", flush=True)
