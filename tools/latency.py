@@ -22,7 +22,6 @@ from mmmetaformer import create_backbone, list_archs, switch_to_deploy
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import image_size, run_cli
 
-
 RUNS = 4
 
 

@@ -144,9 +144,17 @@ class Malicious:
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     torch.save(dict(state_dict={}, hook=Malicious(tmp_path / "owned")), tmp_path / "bad.pth")
-    with pytest.raises(WeightsError, match="not loaded"):
+    with pytest.raises(WeightsError, match="not loaded.*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"):
         read_checkpoint(tmp_path / "bad.pth")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_file_that_is_trusted_by_the_environment_is_loaded(tmp_path, monkeypatch):
+    """torch's own switch; what the file holds is run."""
+    torch.save(dict(weight=torch.ones(2), hook=Malicious(tmp_path / "run")), tmp_path / "own.pth")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    assert read_checkpoint(tmp_path / "own.pth")["weight"].sum() == 2
+    assert (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>Not found</html>", b"PK\x03\x04"])
