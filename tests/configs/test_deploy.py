@@ -96,8 +96,12 @@ def predict(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
 def test_the_same_predictions(case):
     """And no BatchNorm is left in backbone or head."""
     ours, theirs = predict(case.fused, case.image), predict(case.model, case.image)
-    limits = dict(logits=1e-5, boxes=1e-5, scores=1e-4, labels=0, masks=0)
-    found = {name: difference(ours[name], theirs[name]) for name in theirs}
+    limits = dict(logits=1e-5, boxes=1e-5, scores=1e-4)
+    found = {name: difference(ours[name], theirs[name]) for name in limits if name in theirs}
+    # Rounding may take a pixel over a threshold.
+    for name in {"labels", "masks"} & set(theirs):
+        limits[name] = 1e-3
+        found[name] = float((ours[name] != theirs[name]).float().mean())
     assert {name: value for name, value in found.items() if value > limits[name]} == {}
     assert any(isinstance(part, _BatchNorm) for part in case.model.modules())
     assert not any(isinstance(part, _BatchNorm) for part in case.fused.modules())
