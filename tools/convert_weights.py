@@ -55,6 +55,8 @@ def main() -> None:
         else:
             torch.save(weights, partial)
         os.replace(partial, target)
+    except (OSError, RuntimeError) as error:  # torch raises the latter
+        raise UserError(f"cannot write {args.target!r}: {error}".split("\n")[0]) from error
     finally:
         partial.unlink(missing_ok=True)
     print(f"wrote {len(weights)} tensors in the {args.to} layout to {target}")

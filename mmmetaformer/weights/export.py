@@ -142,7 +142,13 @@ def _linear_there(layout: Layout, own: Iterable[str]) -> set[str]:
 def _reshaped(tensor: Tensor, own: str, linear_ndim: int, scale_ndim: int) -> Tensor:
     """A weight of a 1x1 convolution or a LayerScale with so many dimensions; else as it is."""
     if _SCALE.fullmatch(own):
-        return tensor.reshape(-1, *[1] * (scale_ndim - 1))
-    if _LINEAR.fullmatch(own):
-        return tensor.reshape(*tensor.shape[:2], *[1] * (linear_ndim - 2))
-    return tensor
+        shape = (-1, *[1] * (scale_ndim - 1))
+        fits = tensor.ndim > 0 and tensor.numel() == tensor.shape[0]
+    elif _LINEAR.fullmatch(own):
+        shape = (*tensor.shape[:2], *[1] * (linear_ndim - 2))
+        fits = tensor.ndim in (2, 4) and tensor.numel() == tensor.shape[:2].numel()
+    else:
+        return tensor
+    if not fits:
+        raise WeightsError(f"{own} has the shape {tuple(tensor.shape)}: that fits no network")
+    return tensor.reshape(shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,26 +98,49 @@ _allow_mmengine_checkpoints = cache(allow_mmengine_checkpoints)
 
 
 def _read(path: Path) -> Any:
+    mistaken = _no_checkpoint(path)
+    if mistaken:
+        raise WeightsError(f"{path} cannot be read as a checkpoint: {mistaken}")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except Exception as error:  # of a damaged file, nearly any
             raise WeightsError(f"{path} is not a safetensors file: {error}") from error
     _allow_mmengine_checkpoints()
     # torch's own switch, which whatever else loads the file obeys, too.
     trusted = os.environ.get(_TRUST, "0").lower() in ("1", "y", "yes", "true")
     try:
         return torch.load(path, map_location="cpu", weights_only=not trusted)
-    except pickle.UnpicklingError as error:
-        # torch explains at length; what matters is the first sentence about what was refused.
-        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split("\n")[0]
-        raise WeightsError(
-            f"{path} is no plain checkpoint of tensors, so it was not loaded: {reason} ({_TRUST}=1 "
-            "in the environment loads files that you trust, and runs the code in them)"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).split("\n")[0] or type(error).__name__
+    except Exception as error:  # of a damaged file, nearly any
+        refused = re.search(r"(?:Unsupported (?:global|class)|GLOBAL) [^.]*\S+", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise WeightsError(
+                f"{path} is no plain checkpoint of tensors, so it was not loaded: "
+                f"{refused.group()} ({_TRUST}=1 in the environment loads files that you trust, and "
+                "runs the code in them)"
+            ) from error
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def _no_checkpoint(path: Path) -> str | None:
+    """What a file is that is often saved in place of a checkpoint."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if not start:
+        return "it is empty"
+    if start.startswith(b"<"):
+        return "it is a web page, not the file that the page is about"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs; `git lfs pull` fetches the file itself"
+    if not start.startswith(b"PK"):
+        return None
+    if not zipfile.is_zipfile(path):
+        return "it is cut off: download it again"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("data.pkl") for name in names):
+        return None
+    return f"it is an archive of {names[:3]}: unpack it first"

@@ -126,6 +126,18 @@ def test_wrong_targets_and_sources(checkpoints):
         export_state_dict(state, "timm")
 
 
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [("stages.0.0.mlp.fc1.weight", (8, 8, 3, 3)), ("stages.0.0.mlp.fc1.weight", (8,))],
+)
+def test_shapes_that_no_network_has(key, shape, checkpoints):
+    state = checkpoints["caformer"].state()
+    assert key in state
+    state[key] = torch.zeros(shape)
+    with pytest.raises(WeightsError, match="that fits no network"):
+        export_state_dict(state, "timm")
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "tools/convert_weights.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True)

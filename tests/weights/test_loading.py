@@ -1,5 +1,8 @@
 """``init_cfg=dict(type='Pretrained', ...)`` from files."""
 
+import pickle
+import zipfile
+
 import pytest
 import torch
 from mmengine.hub import get_config
@@ -157,17 +160,54 @@ def test_a_file_that_is_trusted_by_the_environment_is_loaded(tmp_path, monkeypat
     assert (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>Not found</html>", b"PK\x03\x04"])
-def test_files_that_are_no_checkpoints(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"\n <!DOCTYPE html><html>Not found</html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"PK\x03\x04", "it is cut off"),
+        (b"no checkpoint at all", "cannot be read as a checkpoint"),
+    ],
+)
+def test_files_that_are_no_checkpoints(content, reason, tmp_path):
     (tmp_path / "bad.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match="bad.pth"):
+    with pytest.raises(WeightsError, match=f"bad.pth cannot be read as a checkpoint.*{reason}|"
+                       f"bad.pth {reason}") as error:  # fmt: skip
         read_checkpoint(tmp_path / "bad.pth")
+    assert "TORCH_FORCE" not in str(error.value)
 
 
-def test_truncated_file(file, tmp_path):
-    (tmp_path / "half.pth").write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(WeightsError, match="half.pth cannot be read as a checkpoint"):
-        read_checkpoint(tmp_path / "half.pth")
+def test_an_archive_around_the_file(tmp_path, file):
+    with zipfile.ZipFile(tmp_path / "weights.zip", "w") as archive:
+        archive.write(file, "weights.pth")
+    with pytest.raises(WeightsError, match=r"archive of \['weights.pth'\]: unpack it first"):
+        read_checkpoint(tmp_path / "weights.zip")
+
+
+def test_the_code_that_is_refused_is_named(tmp_path):
+    content = pickle.dumps(Malicious(tmp_path / "owned"), protocol=2)
+    (tmp_path / "plain.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="plain.pth.*"):
+        read_checkpoint(tmp_path / "plain.pth")
+    torch.save(dict(hook=Malicious(tmp_path / "owned")), tmp_path / "bad.pth")
+    with pytest.raises(WeightsError, match=r"not loaded: .*io\.open"):
+        read_checkpoint(tmp_path / "bad.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_truncated_file(new_format, tmp_path):
+    """Cut anywhere: torch raises errors of many kinds."""
+    path = tmp_path / "whole.pth"
+    weights = dict(a=torch.zeros(3), b=torch.ones(2, 2))
+    torch.save(weights, path, _use_new_zipfile_serialization=new_format)
+    content = path.read_bytes()
+    assert set(read_checkpoint(path)) == {"a", "b"}
+    for length in range(0, len(content) - 1, max(1, len(content) // 150)):
+        (tmp_path / "half.pth").write_bytes(content[:length])
+        with pytest.raises(WeightsError, match="half.pth"):
+            read_checkpoint(tmp_path / "half.pth")
 
 
 @pytest.mark.parametrize(
