@@ -115,10 +115,11 @@ def test_train_resume_test(base, metric, data, tmp_path):
     )  # fmt: skip
     assert ("mIoU" if segmentation else "error: --tta: mmdet has no") in tta
 
-    for broken, message in ((b"PK", "cannot be read"), (b"<html>", "was not loaded")):
+    for broken, message in ((b"PK", "it is cut off"), (b"<html>", "it is a web page")):
         (tmp_path / "bad.pth").write_bytes(broken)
         output = python_tool("test.py", config, "bad.pth", cwd=tmp_path, fails=True)
-        assert "error: bad.pth" in output and "Traceback" not in output, message
+        assert f"error: bad.pth cannot be read as a checkpoint: {message}" in output
+        assert "Traceback" not in output
 
 
 def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
