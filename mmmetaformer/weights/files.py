@@ -121,7 +121,11 @@ def _read(path: Path) -> Any:
                 f"{refused.group()} ({_TRUST}=1 in the environment loads files that you trust, and "
                 "runs the code in them)"
             ) from error
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, pickle.UnpicklingError):
+            # torch explains at length; what was wrong comes behind that.
+            reason = "it is none" + reason.partition("WeightsUnpickler error")[2]
+        reason = reason.strip().split("\n")[0]
         raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
