@@ -55,7 +55,7 @@ FAMILIES = {
         token_mixers=[dict(type="ffnified_attention", kernel_size=size) for size in (3, 3, 7, 7)],
         channel_mixers=dict(type="convnext", kernel_size=7, ratio=3),
         norm_cfg=None, act_cfg=_GELU,
-        stem=dict(type="TwoConvStem", stride=4),
+        stem=dict(type="ConvStem", stride=4),
         downsampling=dict(type="RepDownsampling", stride=2),
         out_norm_cfg=_LN, pretrain_size=256)),
     # Patches Are All You Need?, arXiv 2201.09792: the pointwise half has no residual.
@@ -149,7 +149,7 @@ VARIANTS = {
         token_mixers=[dict(type="ffnified_attention", kernel_size=size, strips=True) for size in (3, 3, 9, 9)],  # noqa: E501
         channel_mixers=dict(type="convnext", kernel_size=3, ratio=4),
         layer_scale_init_value=1e-5,
-        stem=dict(type="FourConvStem", stride=4),
+        stem=dict(type="ConvStem", stride=4, convs=[(64, 2, True), (64, 1, True), (None, 1, False), (None, 2, False)]),  # noqa: E501
         downsampling=dict(type="BottleneckDownsampling", stride=2),
         out_norm_cfg=None),
 

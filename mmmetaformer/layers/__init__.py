@@ -5,9 +5,8 @@ from .checkpoint import checkpoint_block
 from .downsampling import (
     BottleneckDownsampling,
     ConvDownsampling,
-    FourConvStem,
+    ConvStem,
     RepDownsampling,
-    TwoConvStem,
 )
 from .norm import LayerNorm2d, ModifiedLayerNorm, build_norm
 from .patch_embedding import PatchActNorm, PatchEmbedding
@@ -29,9 +28,9 @@ __all__ = [
     "ChannelScale",
     "ConvDownsampling",
     "ConvNorm",
+    "ConvStem",
     "DepthwiseConv2d",
     "DepthwiseRepConv",
-    "FourConvStem",
     "LayerNorm2d",
     "ModifiedLayerNorm",
     "PatchActNorm",
@@ -43,7 +42,6 @@ __all__ = [
     "ScalePyramid",
     "SquaredReLU",
     "StarReLU",
-    "TwoConvStem",
     "build_activation",
     "build_norm",
     "checkpoint_block",

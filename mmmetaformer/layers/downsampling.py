@@ -1,5 +1,8 @@
 """Stem and downsampling between stages."""
 
+from collections.abc import Sequence
+from math import prod
+
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -55,69 +58,28 @@ class ConvDownsampling(BaseModule):
 
 
 @MODELS.register_module()
-class TwoConvStem(BaseModule):
-    """Two 3x3 convolutions of stride 2, each with its norm, and an activation between them: the
-    stem of FFNet (`MetaMixer <https://arxiv.org/abs/2406.02021>`_).
+class ConvStem(BaseModule):
+    """3x3 convolutions one behind another, each with its norm: the stems of FFNet and FFNet_seg
+    (`MetaMixer <https://arxiv.org/abs/2406.02021>`_).
 
     Args:
         in_channels: Channels of the image.
         out_channels: Channels of the output.
-        stride: Stride of both together, which is 4.
-        mid_channels: Channels between them.
-        act_cfg: The activation.
-        norm_cfg: The norms; BatchNorm can be fused.
-        init_cfg: Initialisation; the default is a normal distribution with standard deviation
-            0.02.
-
-    Shape:
-        (B, in_channels, H, W) -> (B, out_channels, H', W'), each side halved twice, rounded up
-
-    Raises:
-        ValueError: If ``stride`` is not 4.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 4,
-        mid_channels: int = 64,
-        act_cfg: dict | None = _GELU,
-        norm_cfg: dict | None = _BN,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
-        if stride != 4:
-            raise ValueError(f"the stride of TwoConvStem is 4, got {stride!r}")
-        self.conv1 = ConvNorm(in_channels, mid_channels, 3, 2, norm_cfg=norm_cfg)
-        self.act = build_activation(act_cfg)
-        self.conv2 = ConvNorm(mid_channels, out_channels, 3, 2, norm_cfg=norm_cfg)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act(self.conv1(x)))
-
-
-@MODELS.register_module()
-class FourConvStem(BaseModule):
-    """Four 3x3 convolutions, the first and the last of stride 2, each with its norm, and
-    activations behind the first two: the stem of FFNet_seg (`MetaMixer
-    <https://arxiv.org/abs/2406.02021>`_).
-
-    Args:
-        in_channels: Channels of the image.
-        out_channels: Channels of the output and of the third convolution.
-        stride: Stride of all together, which is 4.
-        mid_channels: Channels of the first two convolutions.
+        stride: Stride of all together.
+        convs: For each convolution its output channels (None for ``out_channels``), its stride, and
+            whether an activation follows its norm.
         act_cfg: The activations.
         norm_cfg: The norms; BatchNorm can be fused.
         init_cfg: Initialisation; the default is a normal distribution with standard deviation
             0.02.
 
     Shape:
-        (B, in_channels, H, W) -> (B, out_channels, H', W'), each side halved twice, rounded up
+        (B, in_channels, H, W) -> (B, out_channels, H', W'), each side divided by each stride in
+        turn, rounded up
 
     Raises:
-        ValueError: If ``stride`` is not 4.
+        ValueError: If ``stride`` is not the product of the strides, or the last convolution does
+            not give ``out_channels``.
     """
 
     def __init__(
@@ -125,23 +87,29 @@ class FourConvStem(BaseModule):
         in_channels: int,
         out_channels: int,
         stride: int = 4,
-        mid_channels: int = 64,
+        convs: Sequence[tuple[int | None, int, bool]] = ((64, 2, True), (None, 2, False)),
         act_cfg: dict | None = _GELU,
         norm_cfg: dict | None = _BN,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
-        if stride != 4:
-            raise ValueError(f"the stride of FourConvStem is 4, got {stride!r}")
-        self.conv1 = ConvNorm(in_channels, mid_channels, 3, 2, norm_cfg=norm_cfg)
-        self.conv2 = ConvNorm(mid_channels, mid_channels, 3, norm_cfg=norm_cfg)
+        widths = [in_channels, *(width or out_channels for width, _, _ in convs)]
+        if stride != prod(step for _, step, _ in convs) or widths[-1] != out_channels:
+            raise ValueError(
+                f"convs must have strides of product {stride} and end in {out_channels} channels "
+                f"or None, got {convs!r}"
+            )
+        for number, (_, step, _) in enumerate(convs):
+            conv = ConvNorm(widths[number], widths[number + 1], 3, step, norm_cfg=norm_cfg)
+            self.add_module(f"conv{number + 1}", conv)
         self.act = build_activation(act_cfg)
-        self.conv3 = ConvNorm(mid_channels, out_channels, 3, norm_cfg=norm_cfg)
-        self.conv4 = ConvNorm(out_channels, out_channels, 3, 2, norm_cfg=norm_cfg)
+        self.activated = tuple(activated for _, _, activated in convs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.conv2(self.act(self.conv1(x))))
-        return self.conv4(self.conv3(x))
+        for number, activated in enumerate(self.activated, start=1):
+            x = getattr(self, f"conv{number}")(x)
+            x = self.act(x) if activated else x
+        return x
 
 
 @MODELS.register_module()

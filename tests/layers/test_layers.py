@@ -9,6 +9,7 @@ from torch import nn
 from mmmetaformer.layers import (
     ChannelScale,
     ConvDownsampling,
+    ConvStem,
     LayerNorm2d,
     PositionEmbedding,
     ScalePyramid,
@@ -145,3 +146,10 @@ def test_checkpointing_leaves_running_statistics_alone():
     checkpoint_block(other, x).square().sum().backward()
     torch.testing.assert_close(dict(other.state_dict()), dict(plain.state_dict()))
     assert other[1].momentum == 0.1 and int(other[3].num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("convs", [[(64, 2, True)], [(64, 2, True), (32, 2, False)]])
+def test_stem_whose_convolutions_do_not_fit(convs):
+    """A stride of 2 instead of 4; 32 channels instead of 16."""
+    with pytest.raises(ValueError, match="product 4 and end in 16 channels"):
+        ConvStem(3, 16, stride=4, convs=convs)

@@ -505,13 +505,13 @@ def test_meta_of_an_old_numpy(olds, tmp_path):
         zipfile.ZipFile(old.save(tmp_path / "new.pth")) as source,
         zipfile.ZipFile(tmp_path / "old.pth", "w") as target,
     ):
-        for entry in source.infolist():
-            content = source.read(entry)
-            if entry.filename.endswith("data.pkl"):
-                core = f"c{np.float64(0).__reduce__()[0].__module__}\n".encode()
-                assert core in content
-                content = content.replace(core, b"cnumpy.core.multiarray\n")
-            target.writestr(entry.filename, content)
+        core = f"c{np.float64(0).__reduce__()[0].__module__}\n".encode()
+        contents = {entry.filename: source.read(entry) for entry in source.infolist()}
+        (pickled,) = [name for name in contents if name.endswith("data.pkl")]
+        assert core in contents[pickled]
+        contents[pickled] = contents[pickled].replace(core, b"cnumpy.core.multiarray\n")
+        for name, content in contents.items():
+            target.writestr(name, content)
     old.check(run(old.kind, tmp_path / "old.pth", tmp_path))
 
 
