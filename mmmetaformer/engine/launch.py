@@ -163,14 +163,13 @@ def _nearest(path: Path) -> str:
 def prepare_processes(cfg: Config) -> None:
     """Make the config run on the processes and devices that there are.
 
-    With a GPU for each process nothing is changed. On a machine without one, processes talk
-    through gloo, and SyncBN, which exists on GPUs only, becomes BN.
+    With a GPU for each process nothing is changed. On a machine without one, several processes
+    talk through gloo, and SyncBN, of which torch's own refuses the CPU, is this package's there. In
+    a single process mmengine makes it BN by itself.
 
     Raises:
         UserError: If more processes were started than this machine has GPUs.
     """
-    if not torch.cuda.is_available() and replace_sync_bn(cfg.model):
-        warn("no GPU: SyncBN becomes BN, with the statistics of each process by itself")
     if cfg.launcher == "none":
         return
     if torch.cuda.is_available():
@@ -181,6 +180,7 @@ def prepare_processes(cfg: Config) -> None:
     if cfg.launcher != "pytorch":
         raise UserError(f"--launcher {cfg.launcher} needs a GPU; on the CPU use pytorch or none")
     torch.distributed.init_process_group("gloo")
+    replace_sync_bn(cfg.model, by="mmmetaformer.CPUSyncBatchNorm")
     # mmengine's default wrapper names a device, which modules on the CPU refuse.
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel",
@@ -189,28 +189,20 @@ def prepare_processes(cfg: Config) -> None:
     )
 
 
-def replace_sync_bn(model: ConfigDict) -> bool:
-    """SyncBN, which in several processes needs GPUs, becomes BN in a config.
-
-    Returns:
-        Whether there was any.
-    """
-    found = False
+def replace_sync_bn(model: ConfigDict, by: str = "BN") -> None:
+    """Replace torch's SyncBN in the config of a model, in every spelling, by another norm."""
 
     def plain(value: Any) -> Any:
-        nonlocal found
         if isinstance(value, list | tuple):  # one norm per stage
             return type(value)(plain(item) for item in value)
         name = value.rpartition(".")[2] if isinstance(value, str) else value
         if name not in ("SyncBN", "SyncBatchNorm", torch.nn.SyncBatchNorm):
             return value
-        found = True
-        return "BN"
+        return by
 
     for part in walk(model):
         for key, value in part.items():
             part[key] = plain(value)
-    return found
 
 
 def walk(node: Any) -> Iterator[ConfigDict]:

@@ -8,7 +8,7 @@ from .downsampling import (
     ConvStem,
     RepDownsampling,
 )
-from .norm import LayerNorm2d, ModifiedLayerNorm, build_norm
+from .norm import CPUSyncBatchNorm, LayerNorm2d, ModifiedLayerNorm, build_norm
 from .patch_embedding import PatchActNorm, PatchEmbedding
 from .position import PositionEmbedding
 from .pyramid import ScalePyramid
@@ -25,6 +25,7 @@ from .scale import ChannelScale
 
 __all__ = [
     "BottleneckDownsampling",
+    "CPUSyncBatchNorm",
     "ChannelScale",
     "ConvDownsampling",
     "ConvNorm",

@@ -28,6 +28,7 @@ def test_one_convolution_is_the_same_function(part, size, randomize_norms):
     module = randomize_norms(PARTS[part]()).double()
     fused = module.fused()
     assert type(fused) is nn.Conv2d and not fused.training
+    assert fused.weight.is_contiguous(memory_format=torch.channels_last)
     x = torch.randn(2, 6, *size, dtype=torch.double)
     torch.testing.assert_close(fused(x), module(x), rtol=1e-10, atol=1e-10)
 

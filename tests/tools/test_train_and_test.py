@@ -188,7 +188,6 @@ class Recorder(Hook):
 # What differs between one batch of four and two of two is taken out: statistics over the batch,
 # random augmentation, and pixels that do not count (their number would weigh the halves).
 COMPARABLE = """
-norm_cfg = dict(type='GN', num_groups=4)
 model['neck']['norm_cfg'] = norm_cfg
 model['decode_head'] = dict(norm_cfg=norm_cfg, dropout_ratio=0.0, num_classes=8)
 plain = [
@@ -206,14 +205,24 @@ del loader
 """
 
 
-def test_two_processes_equal_one_with_the_same_total_batch(data, tmp_path):
+GROUP_NORMS = "norm_cfg = dict(type='GN', num_groups=4)\n"
+SYNC_NORMS = (
+    "norm_cfg = dict(type='SyncBN')\n"
+    "model['backbone'].update(type='mmmetaformer.FFNet', inner_norm_cfg=norm_cfg)\n"
+    "model['backbone']['arch'].update(dims=[8, 16, 32, 64])\n"
+    "model['neck'] = dict(in_channels=[8, 16, 32, 64])\n"
+)
+
+
+@pytest.mark.parametrize("norms", [GROUP_NORMS, SYNC_NORMS], ids=["group_norms", "ffnet_sync_bn"])
+def test_two_processes_equal_one_with_the_same_total_batch(data, tmp_path, norms):
     (tmp_path / "loss_recorder.py").write_text(RECORDER)
     losses = {}
     for processes, batch in ((1, 4), (2, 2)):
         path = tmp_path / f"losses{processes}.txt"
         recorder = f"custom_hooks = [dict(type='loss_recorder.Recorder', path={str(path)!r})]\n"
         config = write_config(
-            tmp_path, "shapes/poolformer-s12_fpn_shapes.py", data, COMPARABLE + recorder
+            tmp_path, "shapes/poolformer-s12_fpn_shapes.py", data, norms + COMPARABLE + recorder
         )
         options = ["--work-dir", f"work{processes}", "--cfg-options",
                    f"train_dataloader.batch_size={batch}"]  # fmt: skip
@@ -228,24 +237,6 @@ def test_two_processes_equal_one_with_the_same_total_batch(data, tmp_path):
     print(f"largest difference {max(differences):.2e} of losses {losses[1]}")
     assert max(differences) < 1e-4
     assert losses[1][-1] < losses[1][0]
-
-
-def test_ffnet_with_sync_bn_in_two_processes(data, tmp_path):
-    """On CPUs, where the tools say what becomes of SyncBN; every branch has a gradient."""
-    extra = (
-        "model['backbone'].update(type='mmmetaformer.FFNet', inner_norm_cfg=dict(type='SyncBN'))\n"
-        "model['backbone']['arch'].update(dims=[8, 16, 32, 64])\n"
-        "model['neck'] = dict(in_channels=[8, 16, 32, 64])\n"
-    )
-    config = write_config(tmp_path, "shapes/mask-rcnn_poolformer-s12_fpn_shapes.py", data, extra)
-    script = str(ROOT / "tools/dist_train.sh")
-    output = call("bash", script, config, "2", "--work-dir", "work", cwd=tmp_path)
-    assert output.count("SyncBN becomes BN") == 1
-    assert "Iter(train) [4/4]" in output and "coco/bbox_mAP:" in output
-    checkpoint = str(tmp_path / "work/iter_4.pth")
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
-    name = "backbone.stages.2.0.token_mixer.value.branches.1.norm.num_batches_tracked"
-    assert weights[name] == 4
 
 
 def test_retinanet_leaves_no_parameter_unused_under_ddp(data, tmp_path):
