@@ -75,9 +75,7 @@ def main() -> None:
         pairs = []
         with torch.no_grad():
             for _ in range(args.rounds + 1):
-                pairs.append(
-                    [run_once(m, image, getattr(torch, args.dtype)) for m in (plain, fused)]
-                )
+                pairs.append([turn(m, image, getattr(torch, args.dtype)) for m in (plain, fused)])
         pairs = pairs[1:]
         times = [statistics.median(column) for column in zip(*pairs, strict=True)]
         ratio = statistics.median(before / after for before, after in pairs)

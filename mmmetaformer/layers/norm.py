@@ -72,7 +72,7 @@ class CPUSyncBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         alone = not dist.is_initialized() or dist.get_world_size() == 1
-        if alone or not (self.training or self.running_mean is None):
+        if alone or not self.training:
             return super().forward(x)
         self._check_input_dim(x)
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -87,7 +87,7 @@ class CPUSyncBatchNorm(_BatchNorm):
         mean = total(values) / count
         centred = values - mean
         variance = total(centred.square()) / count
-        if self.training and self.track_running_stats:
+        if self.track_running_stats:
             self._note(mean.flatten(), variance.flatten() * (count / (count - 1)))
         normalised = centred * (variance + self.eps).rsqrt()
         if self.affine:
