@@ -26,6 +26,7 @@ from mmmetaformer.instruments.effective_receptive_field import (
     SHARES,
     contribution_areas,
     effective_receptive_fields,
+    measured_pixels,
 )
 from mmmetaformer.instruments.pictures import draw_receptive_fields
 
@@ -59,9 +60,13 @@ def main() -> None:
         label, backbone = subject.spec.label, subject.backbone
         with explaining(subject):
             found = effective_receptive_fields(backbone, session.images(subject), args.stages)
-            areas = {s: contribution_areas(field, shares) for s, field in found.items()}
+            centres = measured_pixels(backbone, args.size)
+            areas = {
+                stage: contribution_areas(field, shares, centres[stage])
+                for stage, field in found.items()
+            }
             logarithmic = {
-                stage: contribution_areas(torch.log10(field + 1), shares)
+                stage: contribution_areas(torch.log10(field + 1), shares, centres[stage])
                 for stage, field in found.items()
             }
         strides[label] = dict(zip(backbone.out_indices, backbone.out_strides, strict=True))

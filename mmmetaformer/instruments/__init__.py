@@ -14,6 +14,7 @@ from .effective_receptive_field import (
     Area,
     contribution_areas,
     effective_receptive_fields,
+    measured_pixels,
 )
 from .recording import MixerSite, mixer_sites
 
@@ -28,5 +29,6 @@ __all__ = [
     "coefficient_maps",
     "contribution_areas",
     "effective_receptive_fields",
+    "measured_pixels",
     "mixer_sites",
 ]

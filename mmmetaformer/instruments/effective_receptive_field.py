@@ -24,12 +24,16 @@ class Area:
         rows: Height of the rectangle, in pixels.
         columns: Its width.
         ratio: Its area over that of the image, the "r" of RepLKNet's tables.
+        top: Its first row.
+        left: Its first column.
     """
 
     share: float
     rows: int
     columns: int
     ratio: float
+    top: int
+    left: int
 
 
 def effective_receptive_fields(
@@ -91,14 +95,40 @@ def _contributions(backbone: Backbone, image: Tensor, stages: tuple[int, ...]) -
     return found
 
 
-def contribution_areas(contributions: Tensor, shares: Sequence[float] = SHARES) -> list[Area]:
+def measured_pixels(backbone: Backbone, size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """The pixel in the middle of what the measured position of each emitted map sees, for
+    :func:`contribution_areas`.
+
+    Position i of a map of stride s looks at the pixels around i * s. Where the sides of the image
+    are multiples of 2 * s that is the centre of the image, elsewhere up to s / 2 beside it.
+
+    Args:
+        backbone: The network; it is evaluated in eval mode and left as it was.
+        size: Height and width of the images.
+    """
+    like = next(backbone.parameters())
+    with evaluating(backbone), torch.no_grad():
+        levels = backbone(like.new_zeros(1, 3, *size))
+    return {
+        stage: (level.shape[2] // 2 * stride, level.shape[3] // 2 * stride)
+        for stage, stride, level in zip(
+            backbone.out_indices, backbone.out_strides, levels, strict=True
+        )
+    }
+
+
+def contribution_areas(
+    contributions: Tensor,
+    shares: Sequence[float] = SHARES,
+    centre: tuple[int, int] | None = None,
+) -> list[Area]:
     """How far contributions reach: for each share t the smallest centred rectangle that holds at
     least t of their sum, as in the tables of `RepLKNet <https://arxiv.org/abs/2203.06717>`_.
 
-    Rectangles are centred at the pixel (H // 2, W // 2) and have the aspect ratio of the image:
-    the longer side reaches i pixels to both sides of the centre, the shorter one i times the
-    ratio of the sides, rounded; so in a square image they are squares of 2i + 1 pixels, and one
-    pixel for i = 0. What would lie outside of the image is cut off.
+    Rectangles are centred at a pixel and have the aspect ratio of the image: the longer side
+    reaches i pixels to both sides of the centre, the shorter one i times the ratio of the sides,
+    rounded; so in a square image they are squares of 2i + 1 pixels, and one pixel for i = 0. What
+    would lie outside of the image is cut off.
 
     The ratios do not change when all contributions are multiplied by a number. RepLKNet's own
     tables are of ``log10(contributions + 1)``, which gives larger ratios and does depend on the
@@ -107,10 +137,11 @@ def contribution_areas(contributions: Tensor, shares: Sequence[float] = SHARES) 
     Args:
         contributions: (H, W), not negative.
         shares: Each in (0, 1].
+        centre: Row and column of that pixel; None means (H // 2, W // 2).
 
     Raises:
-        ValueError: If the map is none, holds negative or not finite values or only zeros, or a
-            share is not in (0, 1].
+        ValueError: If the map is none, holds negative or not finite values or only zeros, a share
+            is not in (0, 1], or the centre is outside of the map.
     """
     if contributions.ndim != 2 or not contributions.numel():
         raise ValueError(f"contributions must be a map (H, W), got {tuple(contributions.shape)}")
@@ -120,6 +151,9 @@ def contribution_areas(contributions: Tensor, shares: Sequence[float] = SHARES) 
     if not contributions.isfinite().all() or (contributions < 0).any():
         raise ValueError("contributions must be finite and not negative")
     height, width = contributions.shape
+    row, column = (height // 2, width // 2) if centre is None else centre
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(f"centre must be a pixel of the {height}x{width} map, got {centre}")
     longer, shorter = max(height, width), min(height, width)
     # Sums over everything above and left of a pixel: that of a rectangle is four of them.
     sums = contributions.new_zeros(height + 1, width + 1, dtype=torch.float64)
@@ -128,16 +162,17 @@ def contribution_areas(contributions: Tensor, shares: Sequence[float] = SHARES) 
     if total == 0:
         raise ValueError("no pixel contributes: all contributions are zero")
 
-    reach = torch.arange(longer // 2 + 1, device=sums.device)
+    reach = torch.arange(longer + 1, device=sums.device)  # the last is all of the image
     short_reach = (2 * reach * shorter + longer) // (2 * longer)
     down, across = (reach, short_reach) if height == longer else (short_reach, reach)
-    top, bottom = (height // 2 - down).clamp(min=0), (height // 2 + down + 1).clamp(max=height)
-    left, right = (width // 2 - across).clamp(min=0), (width // 2 + across + 1).clamp(max=width)
+    top, bottom = (row - down).clamp(min=0), (row + down + 1).clamp(max=height)
+    left, right = (column - across).clamp(min=0), (column + across + 1).clamp(max=width)
     held = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-    held[-1] = total  # the whole image, whatever the differences have been rounded to
+    held[-1] = total  # whatever the differences have been rounded to
     areas = []
     for share in shares:
         first = int((held >= share * total).nonzero()[0])
         rows, columns = int(bottom[first] - top[first]), int(right[first] - left[first])
-        areas.append(Area(share, rows, columns, rows * columns / (height * width)))
+        ratio = rows * columns / (height * width)
+        areas.append(Area(share, rows, columns, ratio, int(top[first]), int(left[first])))
     return areas

@@ -70,7 +70,7 @@ def draw_receptive_fields(
                 _brightness(contributions / contributions.max()), cmap="magma", vmin=0, vmax=1
             )
             for area, style in zip(reversed(areas), ("solid", "dashed"), strict=False):
-                axes.add_patch(_frame(area, contributions.shape, style))
+                axes.add_patch(_frame(area, style))
             ratios = [f"{area.share:.0%} in r = {area.ratio:.2%}" for area in areas[-2:]]
             axes.set_title(
                 "\n".join([f"stage {stage}, stride {strides[model][stage]}", *ratios]), fontsize=9
@@ -97,10 +97,9 @@ def _brightness(contributions: np.ndarray | float) -> np.ndarray | float:
     return np.log10(1 + 10**_DECADES * contributions) / np.log10(1 + 10**_DECADES)
 
 
-def _frame(area: Area, size: tuple[int, int], style: str) -> Rectangle:
-    top, left = size[0] // 2 - area.rows // 2, size[1] // 2 - area.columns // 2
+def _frame(area: Area, style: str) -> Rectangle:
     return Rectangle(
-        (left - 0.5, top - 0.5),
+        (area.left - 0.5, area.top - 0.5),
         area.columns,
         area.rows,
         fill=False,

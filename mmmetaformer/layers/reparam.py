@@ -24,7 +24,8 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     that was fused before, is returned as it is; one that is such a part itself is not changed, its
     convolution is returned. Hooks of what is replaced are lost. On the CPU the fused convolutions
     compute with the channels innermost in memory, which is faster there; a backbone emits
-    contiguous maps as before.
+    contiguous maps as before. Weights keep that layout when the model is moved: fuse it where it is
+    to run.
 
     Args:
         model: A model in eval mode.

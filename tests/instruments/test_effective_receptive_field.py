@@ -7,22 +7,30 @@ import torch
 from torch import nn
 
 from mmmetaformer import MetaFormer, create_backbone, switch_to_deploy
-from mmmetaformer.instruments import SHARES, contribution_areas, effective_receptive_fields
+from mmmetaformer.instruments import (
+    SHARES,
+    contribution_areas,
+    effective_receptive_fields,
+    measured_pixels,
+)
 
 # Small and without norms over positions, which would let every pixel contribute.
 TINY = dict(depths=[1, 1, 1, 1], dims=[3, 4, 5, 6], norm_cfg=None, out_norm_cfg=None)
 
 
-def brute_force(contributions: torch.Tensor, share: float) -> tuple[int, int]:
+def brute_force(
+    contributions: torch.Tensor, share: float, centre: tuple[int, int] | None = None
+) -> tuple[int, int]:
     """Rows and columns of the area, by growing it one pixel at a time."""
     height, width = contributions.shape
+    row, column = centre or (height // 2, width // 2)
     longer, shorter = max(height, width), min(height, width)
-    for reach in range(longer):
+    for reach in range(longer + 1):
         other = int(reach * shorter / longer + 0.5)
         down, across = (reach, other) if height == longer else (other, reach)
         inside = contributions[
-            max(0, height // 2 - down) : height // 2 + down + 1,
-            max(0, width // 2 - across) : width // 2 + across + 1,
+            max(0, row - down) : row + down + 1,
+            max(0, column - across) : column + across + 1,
         ]
         if inside.sum() >= share * contributions.sum() - 1e-9:
             return tuple(inside.shape)
@@ -54,14 +62,23 @@ def test_half_at_the_centre_and_half_elsewhere():
     assert sides == [1, 11]
 
 
-@pytest.mark.parametrize("size", [(16, 16), (17, 17), (12, 20), (21, 8), (1, 5), (1, 1)])
-def test_areas_are_those_of_brute_force(size):
+@pytest.mark.parametrize(
+    ("size", "centre"),
+    [
+        ((16, 16), None), ((17, 17), None), ((12, 20), None), ((21, 8), None), ((1, 5), None),
+        ((1, 1), None), ((16, 16), (4, 9)), ((12, 20), (11, 0)), ((21, 8), (0, 7)),
+    ],
+)  # fmt: skip
+def test_areas_are_those_of_brute_force(size, centre):
     contributions = (
         torch.rand(size, dtype=torch.double, generator=torch.Generator().manual_seed(0)) ** 4
     )
     shares = (0.01, 0.2, 0.5, 0.75, 0.99, 1.0)
-    for area in contribution_areas(contributions, shares):
-        assert (area.rows, area.columns) == brute_force(contributions, area.share), area
+    for area in contribution_areas(contributions, shares, centre):
+        assert (area.rows, area.columns) == brute_force(contributions, area.share, centre), area
+        inside = contributions[area.top :, area.left :][: area.rows, : area.columns]
+        assert inside.shape == (area.rows, area.columns)
+        assert inside.sum() >= area.share * contributions.sum() - 1e-9
         assert area.ratio == pytest.approx(area.rows * area.columns / contributions.numel())
 
 
@@ -89,6 +106,12 @@ def test_areas_do_not_depend_on_scale_or_orientation():
 def test_wrong_maps_and_shares(contributions, shares, message):
     with pytest.raises(ValueError, match=message):
         contribution_areas(contributions, shares)
+
+
+@pytest.mark.parametrize("centre", [(4, 0), (0, 5), (-1, 2)])
+def test_centres_outside_of_the_map(centre):
+    with pytest.raises(ValueError, match="a pixel of the 4x5 map, got"):
+        contribution_areas(torch.ones(4, 5), centre=centre)
 
 
 def test_by_finite_differences(randomize):
@@ -142,6 +165,25 @@ def test_without_mixing_it_is_the_receptive_field_of_the_downsamplings():
         expected[top : bottom + 1, left : right + 1] = True
         assert torch.equal(field > 0, expected)
         assert expected.sum() < height * width
+
+
+@pytest.mark.parametrize("size", [(64, 128), (96, 160), (33, 90)])
+def test_areas_lie_around_the_position_that_was_measured(size):
+    """Also in maps of odd sides, where it is beside the centre of the image."""
+    backbone = MetaFormer(TINY, token_mixers="identity")
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.copy_(parameter.abs() + 0.01)
+    centres = measured_pixels(backbone, size)
+    fields = effective_receptive_fields(backbone, torch.rand(1, 3, *size))
+    for stage, field in fields.items():
+        for side, centre, axis in zip(size, centres[stage], (1, 0), strict=True):
+            rows = (field > 0).any(axis).nonzero().flatten()
+            middle = (int(rows[0]) + int(rows[-1])) / 2
+            # Kernels of odd sides lie one pixel beside; the image may cut off one end.
+            cut = rows[0] == 0 or rows[-1] == side - 1
+            assert abs(middle - centre) <= (backbone.out_strides[stage] if cut else 1)
+    assert centres[3] == {(64, 128): (32, 64), (96, 160): (32, 64), (33, 90): (0, 32)}[size]
 
 
 def test_mixing_widens_the_field():
