@@ -584,6 +584,33 @@ RATES = {
 }
 
 
+# lr 1e-4 times 0.8 ** (13 - layer); FFNet-2 has 3, 3, 15 and 3 blocks.
+CASCADE_RATES = {
+    r"backbone\.downsample_layers\.0\.": 1e-4,
+    r"backbone\.stages\.0\.": 6.871948e-06,
+    r"backbone\.(downsample_layers|stages)\.1\.": 8.589935e-06,
+    r"backbone\.(downsample_layers\.2|stages\.2\.[01])\.": 1.073742e-05,
+    r"backbone\.stages\.2\.[234]\.": 1.342177e-05,
+    r"backbone\.stages\.2\.[567]\.": 1.677722e-05,
+    r"backbone\.stages\.2\.([89]|10)\.": 2.097152e-05,
+    r"backbone\.stages\.2\.1[123]\.": 2.621440e-05,
+    r"backbone\.stages\.2\.14\.": 3.276800e-05,
+    r"backbone\.(downsample_layers|stages)\.3\.": 8e-05,
+    r"backbone\.norm[0-3]\.|neck\.|rpn_head\.|roi_head\.": 1e-4,
+}
+
+
+def test_optimiser_of_cascade_mask_rcnn(build):
+    """Of the config as it is, the norms of its heads included."""
+    model, found = optimised(CASCADE.format("2"), build)
+    expected = {}
+    for name, parameter in model.named_parameters():
+        (lr,) = [lr for pattern, lr in CASCADE_RATES.items() if re.match(pattern, name)]
+        expected[name] = (pytest.approx(lr, rel=1e-6), 0.05 if parameter.ndim > 1 else 0.0)
+    assert found == expected
+    assert sum(".bn." in name or "_bn." in name for name in found if "roi_head" in name) == 24
+
+
 @pytest.mark.parametrize("arch", RATES)
 def test_optimiser_of_upernet(arch, build):
     model, found = optimised(UPERNET.format(arch), build)
