@@ -12,4 +12,6 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 mmf_need_test_packages || exit $?
 
 cd "$here/.."
-exec "$PY" -m pytest "$@"
+# A process per core, each with one thread: the tests' networks are too small for more.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$PY" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

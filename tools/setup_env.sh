@@ -185,8 +185,8 @@ mmf_use_active() {
 # What run_tests.sh asks for. The environment made here has the packages already.
 mmf_need_test_packages() {
   local name missing=''
-  for name in pytest timm hypothesis; do
-    mmf_has_module "$name" || missing="$missing $name==$(mmf_pin "$name")"
+  for name in pytest timm hypothesis pytest-xdist; do
+    mmf_has_module "${name#pytest-}" || missing="$missing $name==$(mmf_pin "$name")"
   done
   [ -n "$missing" ] || return 0
   # shellcheck disable=SC2086  # a list of words
