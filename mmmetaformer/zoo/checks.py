@@ -9,11 +9,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..backbones.variants import VARIANTS
 from ..engine.errors import UserError
-from ..weights.catalogue import list_checkpoints
+from ..weights.catalogue import CATALOGUE, TRAINED
 from . import metafiles, tables
-from .counting import COUNTERS, count_config
+from .counting import COUNTERS, PARTS, count_config
 from .metafiles import Metafile
 from .recipes import FILE as recipes_file
 from .recipes import read_recipes
@@ -105,15 +104,51 @@ def check_contents(root: Path, files: list[Metafile]) -> list[str]:
     """Whether metafiles, configs and recipes name each other, and results say all they have to."""
     recipes = read_recipes(root)
     problems = [problem for file in files for problem in _file_problems(root, file, recipes)]
-    followers = {m["Name"]: m.get("Recipe") for file in files for m in file.models}
+    models = {model["Name"]: model for file in files for model in file.models}
+    followers = {name: recipes_of(model) for name, model in models.items()}
     problems += [
         f"{recipes_file}: {name} has settings for {model}, which does not name it as its recipe"
         for name, recipe in recipes.items()
         for model in recipe.get("Models", ())
-        if followers.get(model) != name
+        if name not in followers.get(model, ())
     ]
-    unused = sorted(set(recipes) - set(followers.values()))
-    return problems + [f"{recipes_file}: no metafile names the recipe {name}" for name in unused]
+    unused = sorted(set(recipes).difference(*followers.values()))
+    problems += [f"{recipes_file}: no metafile names the recipe {name}" for name in unused]
+    problems += [
+        f"{path.relative_to(root)} names no network, so it belongs to no metafile"
+        for path in metafiles.classifiers(root)
+        if metafiles.family_of(path.stem) is None
+    ]
+    return problems + _weights_problems(models)
+
+
+def recipes_of(model: dict[str, Any]) -> set[str]:
+    """The recipes that an entry names for itself and for single results."""
+    named = {model.get("Recipe"), *(result.get("Recipe") for result in model.get("Results", ()))}
+    return named - {None}
+
+
+def _weights_problems(models: dict[str, dict[str, Any]]) -> list[str]:
+    """Addresses of trained weights that are in a metafile or in the catalogue only."""
+    in_metafiles = {
+        (name, row.published["Weights"])
+        for name, model in models.items()
+        for row in tables.rows(model)
+        if row.published and "Weights" in row.published
+    }
+    of_archs: dict[str, list[str]] = {}
+    for checkpoint in CATALOGUE:
+        of_archs.setdefault(checkpoint.arch, []).append(checkpoint.url)
+    trained = {(entry.config, entry.url) for entry in TRAINED if entry.url is not None}
+    unknown = [
+        (name, url)
+        for name, url in sorted(in_metafiles - trained)
+        if url not in of_archs.get(metafiles.arch_of(name), ())
+    ]
+    return [f"{name}: weights.catalogue does not have {url} for it" for name, url in unknown] + [
+        f"{name}: weights.catalogue has {url}, which no metafile has"
+        for name, url in sorted(trained - in_metafiles)
+    ]
 
 
 def _file_problems(root: Path, file: Metafile, recipes: dict[str, Any]) -> list[str]:
@@ -133,8 +168,8 @@ def _file_problems(root: Path, file: Metafile, recipes: dict[str, Any]) -> list[
             problems.append(f"{where}: {name} is in another collection than its file")
         if not {"Parameters", "FLOPs", "Training Data"} <= set(model.get("Metadata") or ()):
             problems.append(f"{where}: {name} is not counted: run tools/zoo.py --write")
-        if "Recipe" in model and model["Recipe"] not in recipes:
-            problems.append(f"{where}: {name} names an unknown recipe {model['Recipe']!r}")
+        unknown = sorted(recipes_of(model) - set(recipes))
+        problems += [f"{where}: {name} names an unknown recipe {recipe!r}" for recipe in unknown]
         results = model.get("Results", ())
         if "Recipe" not in model and any("Published" in result for result in results):
             problems.append(f"{where}: {name} has published results and no recipe")
@@ -142,8 +177,6 @@ def _file_problems(root: Path, file: Metafile, recipes: dict[str, Any]) -> list[
             problems += [f"{where}: {name}: {problem}" for problem in _result_problems(result)]
         for entry in model.get("Published Counts", ()):
             problems += [f"{where}: {name}: {problem}" for problem in _count_problems(entry)]
-    for network in file.collection.get("ImageNet Models", ()):
-        problems += [f"{where}: {problem}" for problem in _network_problems(network)]
     return problems
 
 
@@ -173,21 +206,11 @@ def _count_problems(entry: dict[str, Any]) -> list[str]:
         problems.append(f"unknown quantity {quantity!r}, expected Parameters or FLOPs")
     if quantity == "FLOPs" and (entry.get("Counter") not in COUNTERS or "Image" not in entry):
         problems.append(f"FLOPs {figure} need an image and a counter, {' or '.join(COUNTERS)}")
+    if "Of" in entry and entry["Of"] not in PARTS:
+        problems.append(f"unknown part {entry['Of']!r}, expected {' or '.join(PARTS)}")
     if "Exception" in entry and set(entry["Exception"]) != {"Counted", "Reason"}:
         problems.append(f"the exception of {quantity} {figure} needs Counted and Reason")
     return problems
-
-
-def _network_problems(network: dict[str, Any]) -> list[str]:
-    arch = network.get("Arch")
-    if arch not in VARIANTS:
-        return [f"unknown arch {arch!r}"]
-    tags = [checkpoint.tag for checkpoint in list_checkpoints(arch)]
-    unknown = [tag for tag in network["Top 1 Accuracy"] if tags and tag not in tags]
-    problems = [f"top-1 of {unknown}, and weights.catalogue has {tags}"] if unknown else []
-    for entry in network["Published Counts"]:
-        problems += _count_problems(entry)
-    return [f"{arch}: {problem}" for problem in problems]
 
 
 def _read(path: Path) -> str | None:

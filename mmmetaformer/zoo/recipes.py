@@ -12,6 +12,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..backbones.arch import find_variant
+from ..backbones.variants import FAMILIES
 from ..engine.errors import UserError
 from ..registry import MODELS, find_part
 from .metafiles import read_yaml
@@ -44,8 +46,9 @@ def compare(cfg: Config, settings: dict[str, Any]) -> list[str]:
     Args:
         cfg: The merged config.
         settings: The values by their dotted paths. In lists a number is an index, and a name is
-            the ``type`` of the one item meant. None stands for what is not there; an argument of
-            the backbone that is not there has the default of its class.
+            the ``type`` of the one item meant; ``*`` stands for all items and gives a list. None
+            stands for what is not there; an argument of the backbone that is not there is that of
+            its arch or has the default of its class.
     """
     differing = []
     for path, expected in settings.items():
@@ -57,18 +60,22 @@ def compare(cfg: Config, settings: dict[str, Any]) -> list[str]:
 
 def lookup(cfg: Config, path: str) -> Any:
     """The value at a dotted path; see :func:`compare`."""
-    node: Any = cfg
-    for key in path.split("."):
+    found = _walk(cfg, path.split("."))
+    if found is None and path.startswith(_BACKBONE):
+        return _default(cfg.model.backbone, path.removeprefix(_BACKBONE))
+    return found
+
+
+def _walk(node: Any, keys: list[str]) -> Any:
+    for position, key in enumerate(keys):
         if isinstance(node, list | tuple):
+            if key == "*":
+                return [_walk(item, keys[position + 1 :]) for item in node]
             node = _item(node, key)
         elif isinstance(node, dict | Config):
             node = node.get(key)
         else:
-            node = None
-        if node is None:
-            break
-    if node is None and path.startswith(_BACKBONE):
-        return _default(cfg.model.backbone.type, path.removeprefix(_BACKBONE))
+            return None
     return node
 
 
@@ -79,10 +86,18 @@ def _item(items: list | tuple, key: str) -> Any:
     return named[0] if len(named) == 1 else None
 
 
-def _default(kind: str, argument: str) -> Any:
-    """The default of an argument, by the class or the nearest of its bases that names it."""
-    for cls in find_part(MODELS, kind.removeprefix("mmmetaformer.")).__mro__:
-        parameter = inspect.signature(cls.__init__).parameters.get(argument)
+def _default(backbone: dict[str, Any], argument: str) -> Any:
+    """What a backbone takes for an argument that its config leaves out: what its arch says, else
+    the default of its class or of the nearest base that names it."""
+    cls = find_part(MODELS, backbone["type"].removeprefix("mmmetaformer."))
+    arch = backbone.get("arch")
+    if isinstance(arch, str):
+        row = find_variant(arch, cls.family)
+        settings = {**FAMILIES[row["family"]]["settings"], **row}
+        if argument in settings:
+            return settings[argument]
+    for base in cls.__mro__:
+        parameter = inspect.signature(base.__init__).parameters.get(argument)
         if parameter is not None:
             return None if parameter.default is parameter.empty else parameter.default
     return None
