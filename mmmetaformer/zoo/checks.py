@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +137,14 @@ def _weights_problems(models: dict[str, dict[str, Any]]) -> list[str]:
         for row in tables.rows(model)
         if row.published and "Weights" in row.published
     }
-    of_archs: dict[str, list[str]] = {}
-    for checkpoint in CATALOGUE:
-        of_archs.setdefault(checkpoint.arch, []).append(checkpoint.url)
+    backbones = {(checkpoint.arch, checkpoint.url) for checkpoint in CATALOGUE}
     trained = {(entry.config, entry.url) for entry in TRAINED if entry.url is not None}
-    unknown = [
-        (name, url)
+    problems = [
+        f"{name}: weights.catalogue does not have {url} for it"
         for name, url in sorted(in_metafiles - trained)
-        if url not in of_archs.get(metafiles.arch_of(name), ())
+        if (metafiles.arch_of(name), url) not in backbones
     ]
-    return [f"{name}: weights.catalogue does not have {url} for it" for name, url in unknown] + [
+    return problems + [
         f"{name}: weights.catalogue has {url}, which no metafile has"
         for name, url in sorted(trained - in_metafiles)
     ]
@@ -157,27 +156,47 @@ def _file_problems(root: Path, file: Metafile, recipes: dict[str, Any]) -> list[
     entries = {model.get("Config") for model in file.models}
     problems = [f"{where}: no entry for {config}" for config in sorted(there - entries)]
     for model in file.models:
-        name = model["Name"]
-        config = model.get("Config")
-        if config not in there:
+        if model.get("Config") in there:
+            found = _model_problems(model, file.collection["Name"], recipes)
+            problems += [f"{where}: {model['Name']}{problem}" for problem in found]
+        else:
+            name, config = model["Name"], model.get("Config")
             problems.append(f"{where}: {name} names the config {config}, which is not there")
-            continue
-        if name != Path(config).stem:
-            problems.append(f"{where}: {name} is not the name of its config {config}")
-        if model.get("In Collection") != file.collection["Name"]:
-            problems.append(f"{where}: {name} is in another collection than its file")
-        if not {"Parameters", "FLOPs", "Training Data"} <= set(model.get("Metadata") or ()):
-            problems.append(f"{where}: {name} is not counted: run tools/zoo.py --write")
-        unknown = sorted(recipes_of(model) - set(recipes))
-        problems += [f"{where}: {name} names an unknown recipe {recipe!r}" for recipe in unknown]
-        results = model.get("Results", ())
-        if "Recipe" not in model and any("Published" in result for result in results):
-            problems.append(f"{where}: {name} has published results and no recipe")
-        for result in results:
-            problems += [f"{where}: {name}: {problem}" for problem in _result_problems(result)]
-        for entry in model.get("Published Counts", ()):
-            problems += [f"{where}: {name}: {problem}" for problem in _count_problems(entry)]
+    for entry in file.sizes:
+        found = _size_problems(root, file, entry)
+        problems += [f"{where}: Sizes: {entry.get('Name')}{problem}" for problem in found]
     return problems
+
+
+def _model_problems(
+    model: dict[str, Any], collection: str, recipes: dict[str, Any]
+) -> Iterator[str]:
+    """What is wrong with an entry, in words that follow its name."""
+    if model["Name"] != Path(model["Config"]).stem:
+        yield f" is not the name of its config {model['Config']}"
+    if model.get("In Collection") != collection:
+        yield " is in another collection than its file"
+    if not {"Parameters", "FLOPs", "Training Data"} <= set(model.get("Metadata") or ()):
+        yield " is not counted: run tools/zoo.py --write"
+    for recipe in sorted(recipes_of(model) - set(recipes)):
+        yield f" names an unknown recipe {recipe!r}"
+    results = model.get("Results", ())
+    if "Recipe" not in model and any("Published" in result for result in results):
+        yield " has published results and no recipe"
+    for result in results:
+        yield from (f": {problem}" for problem in _result_problems(result))
+    for entry in model.get("Published Counts", ()):
+        yield from (f": {problem}" for problem in _count_problems(entry))
+
+
+def _size_problems(root: Path, file: Metafile, entry: dict[str, Any]) -> Iterator[str]:
+    """The same of a network of which only sizes are published."""
+    if not (root / str(entry.get("Config"))).is_file():
+        yield f" is of the config {entry.get('Config')}, which is not there"
+    if entry.get("Name") in {model["Name"] for model in file.models}:
+        yield " has a config of its own"
+    for count in entry.get("Published Counts", ()):
+        yield from (f": {problem}" for problem in _count_problems(count))
 
 
 def _result_problems(result: dict[str, Any]) -> list[str]:

@@ -13,6 +13,8 @@ They are in OpenMMLab's model-index format, with these additions:
   operations; MMCV adds biases, norms and pooling, and stands where only with these the printed
   digits come out. A figure that is known to be wrong has an ``Exception``: what is ``Counted``
   instead, and the ``Reason``.
+- ``Sizes`` of a collection are networks of which only sizes are published and which have no config
+  of their own: entries with the ``Config Options`` that make them of another ``Config``.
 - ``Recipe`` names an entry of ``configs/recipes.yml``; that of a result goes before that of its
   config.
 
@@ -73,6 +75,10 @@ class Metafile(NamedTuple):
     @property
     def models(self) -> list[dict[str, Any]]:
         return self.content["Models"]
+
+    @property
+    def sizes(self) -> list[dict[str, Any]]:
+        return self.collection.get("Sizes", [])
 
 
 class _Dumper(yaml.SafeDumper):

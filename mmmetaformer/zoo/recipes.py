@@ -7,6 +7,7 @@ into the merged config, and to the settings of single ``Models`` by the names of
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,27 @@ def compare(cfg: Config, settings: dict[str, Any]) -> list[str]:
             stands for what is not there; an argument of the backbone that is not there is that of
             its arch or has the default of its class.
     """
-    differing = []
-    for path, expected in settings.items():
-        found = _plain(lookup(cfg, path))
-        if found != expected:
-            differing.append(f"{path} is {found!r}, published {expected!r}")
-    return differing
+    return [
+        difference
+        for path, expected in settings.items()
+        for difference in _differences(path, _plain(lookup(cfg, path)), expected)
+    ]
+
+
+def _differences(path: str, found: Any, expected: Any) -> Iterator[str]:
+    """What of a value is not as expected, each by its own path."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in dict.fromkeys((*expected, *found)):
+            yield from _differences(f"{path}.{key}", found.get(key), expected.get(key))
+    elif _is_list_of_parts(found) and _is_list_of_parts(expected) and len(found) == len(expected):
+        for index, (item, other) in enumerate(zip(found, expected, strict=True)):
+            yield from _differences(f"{path}.{index}", item, other)
+    elif found != expected:
+        yield f"{path} is {found!r}, published {expected!r}"
+
+
+def _is_list_of_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict | list) for item in value)
 
 
 def lookup(cfg: Config, path: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import subprocess
@@ -121,7 +120,7 @@ def published_rows(root: Path, pattern: str = "*") -> list[PublishedRow]:
     Raises:
         UserError: If there is none.
     """
-    models = [model for file in metafiles.read(root) for model in file.models]
+    models = [model for file in metafiles.read(root) for model in (*file.models, *file.sizes)]
     found = [row for model in models for row in _rows_of(model)]
     matching = [row for row in found if fnmatch(row.name, pattern)]
     if not matching:
@@ -163,10 +162,8 @@ class Reproduction:
         self.work_dir = work_dir
         self.tolerance = tolerance
         self.recipes = read_recipes(root)
-        self._config = functools.cache(lambda path: Config.fromfile(root / path))
-        self._count = functools.cache(
-            lambda path, image, fused: count_config(self._config(path), image, fused)
-        )
+        self._configs: dict[str, Config] = {}
+        self._counts: dict[tuple, Counts] = {}
         self._measured: dict[tuple[str, ...], dict[str, float] | UserError] = {}
 
     def check(self, row: PublishedRow) -> Report:
@@ -179,17 +176,27 @@ class Reproduction:
             self.check_evaluation(row),
         )
 
+    def _config(self, row: PublishedRow) -> Config:
+        if row.name not in self._configs:
+            cfg = Config.fromfile(self.root / row.model["Config"])
+            cfg.merge_from_dict(row.model.get("Config Options", {}))
+            self._configs[row.name] = cfg
+        return self._configs[row.name]
+
     def check_counts(self, row: PublishedRow, quantity: str) -> Finding:
         """Parameters or operations against those that somebody printed."""
         entries = [entry for entry in row.counts if entry["Quantity"] == quantity]
         return _worst([compare_count(entry, self._counted(row, entry)) for entry in entries])
 
     def _counted(self, row: PublishedRow, entry: dict[str, Any]) -> int:
-        path = row.model["Config"]
+        cfg = self._config(row)
         if "Of" in entry:
-            return count_part(self._config(path), entry["Of"])
+            return count_part(cfg, entry["Of"])
         image = tuple(int(side) for side in entry["Image"].split("x")) if "Image" in entry else None
-        counts: Counts = self._count(path, image, entry.get("Form") == "fused")
+        conditions = (row.name, image, entry.get("Form") == "fused")
+        if conditions not in self._counts:
+            self._counts[conditions] = count_config(cfg, *conditions[1:])
+        counts = self._counts[conditions]
         if entry["Quantity"] == "Parameters":
             return counts.parameters
         return counts[1:][COUNTERS.index(entry["Counter"])]
@@ -199,7 +206,7 @@ class Reproduction:
         if row.recipe is None:
             return Finding(OPEN, "none published")
         settings = settings_of(self.recipes[row.recipe], row.name)
-        differing = compare(self._config(row.model["Config"]), settings)
+        differing = compare(self._config(row), settings)
         if differing:
             return Finding(MISMATCH, "; ".join(differing))
         return Finding(OK, f"{len(settings)} settings")
@@ -216,7 +223,7 @@ class Reproduction:
         found = [self.checkpoints / name for name in names if (self.checkpoints / name).is_file()]
         if not found:
             return Finding(OPEN, f"not evaluated: no {' or '.join(names)} in {self.checkpoints}")
-        cfg = self._config(row.model["Config"])
+        cfg = self._config(row)
         missing = [path for path in data_paths(cfg, self.data_root) if not path.exists()]
         if missing:
             return Finding(OPEN, f"not evaluated: {missing[0]} is not there")
