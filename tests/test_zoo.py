@@ -300,6 +300,7 @@ def test_tampering_is_found(copy, file, old, new, message):
         (lambda m: m["Results"][0].pop("Published"), "either Published or Measured"),
         (lambda m: m["Results"][0].update(Task="Detection"), "unknown task 'Detection'"),
         (lambda m: m["Results"][0].update(Metrics={}), "without figures"),
+        (lambda m: m["Results"][0].update(Metrics={"AP": 1.0}), "unknown metrics ['AP']"),
         (lambda m: m.pop("Recipe"), "published results and no recipe"),
         (lambda m: m["Published Counts"][0].pop("Source"), "without a source"),
     ],

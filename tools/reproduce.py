@@ -64,6 +64,9 @@ def main() -> None:
 
     print(FLOPS)
     print(f"An evaluation may differ by {tolerance}.\n")
+    for row in rows:
+        if row.note:
+            print(f"note: {row.label}: {row.note}")
     for status in (EXPLAINED, MISMATCH):
         for note in reproduction.notes(reports, status):
             print(f"{status}: {note}")

@@ -205,6 +205,9 @@ def _result_problems(result: dict[str, Any]) -> list[str]:
         problems.append(f"unknown task {result.get('Task')!r}")
     if not result.get("Dataset") or not result.get("Metrics"):
         problems.append("a result without a dataset or without figures")
+    unknown = sorted(set(result.get("Metrics") or ()) - set(metafiles.METRICS))
+    if unknown:
+        problems.append(f"unknown metrics {unknown}, expected some of {list(metafiles.METRICS)}")
     published, measured = result.get("Published"), result.get("Measured")
     if (published is None) == (measured is None):
         problems.append("a result is either Published or Measured")

@@ -56,6 +56,17 @@ TASKS = (
     "Semantic Segmentation",
     "Image Classification",
 )
+# By the metrics of metafiles, what evaluators call them, and what they are multiplied by.
+_COLUMNS = {"": "", "50": "_50", "75": "_75", "s": "_s", "m": "_m", "l": "_l"}
+METRICS: dict[str, tuple[str, int]] = {
+    **{
+        f"{ours} AP{column}": (f"coco/{theirs}_mAP{suffix}", 100)
+        for ours, theirs in (("box", "bbox"), ("mask", "segm"))
+        for column, suffix in _COLUMNS.items()
+    },
+    "mIoU": ("mIoU", 1),
+    "Top 1 Accuracy": ("accuracy/top1", 1),
+}
 
 
 class Metafile(NamedTuple):

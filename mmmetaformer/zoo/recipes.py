@@ -41,6 +41,13 @@ def settings_of(recipe: dict[str, Any], model: str) -> dict[str, Any]:
     return {**recipe["Settings"], **recipe.get("Models", {}).get(model, {})}
 
 
+def count_values(settings: Any) -> int:
+    """How many single values settings have; a list of numbers or names is one."""
+    if isinstance(settings, dict):
+        return sum(map(count_values, settings.values()))
+    return sum(map(count_values, settings)) if _is_list_of_parts(settings) else 1
+
+
 def compare(cfg: Config, settings: dict[str, Any]) -> list[str]:
     """The settings in which a config departs from a recipe, in words.
 
@@ -71,7 +78,8 @@ def _differences(path: str, found: Any, expected: Any) -> Iterator[str]:
 
 
 def _is_list_of_parts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict | list) for item in value)
+    parts = isinstance(value, list) and all(isinstance(item, dict | list) for item in value)
+    return parts and len(value) > 0
 
 
 def lookup(cfg: Config, path: str) -> Any:

@@ -16,21 +16,10 @@ from mmengine.config import Config
 from ..engine.errors import UserError
 from . import metafiles, tables
 from .counting import COUNTERS, Counts, count_config, count_part
-from .recipes import compare, read_recipes, settings_of
+from .recipes import compare, count_values, read_recipes, settings_of
 
 OK, EXPLAINED, MISMATCH, OPEN = "ok", "explained", "MISMATCH", "-"
 _UNITS = {"M": 1e6, "G": 1e9}
-# By the metrics of metafiles, what evaluators call them, and what they are multiplied by.
-_COLUMNS = {"": "", "50": "_50", "75": "_75", "s": "_s", "m": "_m", "l": "_l"}
-METRICS: dict[str, tuple[str, int]] = {
-    **{
-        f"{ours} AP{column}": (f"coco/{theirs}_mAP{suffix}", 100)
-        for ours, theirs in (("box", "bbox"), ("mask", "segm"))
-        for column, suffix in _COLUMNS.items()
-    },
-    "mIoU": ("mIoU", 1),
-    "Top 1 Accuracy": ("accuracy/top1", 1),
-}
 
 
 class Finding(NamedTuple):
@@ -65,6 +54,11 @@ class PublishedRow(NamedTuple):
     @property
     def counts(self) -> list[dict[str, Any]]:
         return self.model.get("Published Counts", [])
+
+    @property
+    def note(self) -> str | None:
+        """What a reader of the figures has to know."""
+        return self.result.published.get("Note") if self.result else None
 
     @property
     def recipe(self) -> str | None:
@@ -209,7 +203,7 @@ class Reproduction:
         differing = compare(self._config(row), settings)
         if differing:
             return Finding(MISMATCH, "; ".join(differing))
-        return Finding(OK, f"{len(settings)} settings")
+        return Finding(OK, f"{count_values(settings)} settings")
 
     def check_evaluation(self, row: PublishedRow) -> Finding:
         """The published figures against those of a checkpoint, where there are one and data."""
@@ -301,7 +295,7 @@ def compare_figures(
     """The figures of a row against an evaluation's metrics."""
     texts, agree = [], True
     for metric in published:
-        key, factor = METRICS[metric]
+        key, factor = metafiles.METRICS[metric]
         if key not in measured:
             return Finding(MISMATCH, f"the evaluation gave no {key}")
         value = measured[key] * factor
@@ -368,8 +362,8 @@ def _worst(findings: list[Finding]) -> Finding:
 def describe(row: PublishedRow) -> str:
     """A row in one line, without any check."""
     figures = ", ".join(f"{name} {value}" for name, value in row.figures.items())
-    note = row.result.published.get("Note") if row.result else None
-    return f"{row.label}: {figures or 'size or recipe only'}" + (f" ({note})" if note else "")
+    note = f" ({row.note})" if row.note else ""
+    return f"{row.label}: {figures or 'size or recipe only'}{note}"
 
 
 def _headlines(row: PublishedRow) -> str:

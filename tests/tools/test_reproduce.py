@@ -393,6 +393,12 @@ def test_paths_into_configs():
     assert shorter.startswith("steps is [{'type': 'A'")
 
 
+def test_the_number_of_settings():
+    """Each value of parts, and lists of values as one."""
+    parts = [dict(type="A", size=[1, 2]), dict(type="B")]
+    assert recipes.count_values({"a.b": 1, "c": parts, "d": None, "e": [[1, 2], [3, 4]]}) == 7
+
+
 @pytest.mark.parametrize("text", ["a: 1", "a: {Source: x}", "a: {Settings: {b: 1}}"])
 def test_a_recipe_needs_source_and_settings(tmp_path, text):
     (tmp_path / "configs").mkdir()
@@ -494,9 +500,9 @@ def test_an_evaluation_within_tolerance_and_one_beyond(run, runner, data, weight
 def test_every_metric_of_a_metafile_is_compared(root):
     """With its evaluator's own name, and none is left out."""
     named = {metric for row in published_rows(root) for metric in row.figures}
-    assert named <= set(reproduction.METRICS)
-    assert reproduction.METRICS["mask AP75"] == ("coco/segm_mAP_75", 100)
-    assert reproduction.METRICS["box APs"] == ("coco/bbox_mAP_s", 100)
+    assert named <= set(metafiles.METRICS)
+    assert metafiles.METRICS["mask AP75"] == ("coco/segm_mAP_75", 100)
+    assert metafiles.METRICS["box APs"] == ("coco/bbox_mAP_s", 100)
     tolerances = [Tolerance(1, 2, 3, 4).of(m) for m in ("box AP", "mask AP75", "mIoU")]
     assert tolerances == [1, 2, 3] and Tolerance(1, 2, 3, 4).of("Top 1 Accuracy") == 4
 
@@ -637,7 +643,7 @@ def test_a_mismatch_is_the_exit_status(run, copy):
 # From end to end: tools/reproduce.py runs tools/test.py on generated images with small networks
 # whose predictions are known.
 
-TINY = "arch=dict(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32])"
+TINY = "arch=dict(_delete_=True, depths=[1, 1, 1, 1], dims=[8, 16, 24, 32])"
 LOADER = "num_workers=0, persistent_workers=False"
 SMALL = {
     "retinanet_poolformer-s12_fpn_1x_coco": f"""
@@ -778,3 +784,11 @@ def test_the_exit_status_without_a_mismatch(run, copy, root, images, tmp_path):
         "--checkpoints", str(tmp_path / "weights"), "--work-dir", str(tmp_path / "work"),
     )  # fmt: skip
     assert status == 0 and "evaluation 1 ok" in output
+
+
+def test_notes_are_printed(run, root):
+    status, output = run("ffnet-3_8xb128_in1k-384px")
+    assert status == 0
+    assert "note: ffnet-3_8xb128_in1k-384px (arXiv 2406.02021): the authors' README gives" in output
+    status, output = run("--list", "ffnet-3_8xb128_in1k")
+    assert "Top 1 Accuracy 84.5 (the authors' README gives 84.5 both" in output
