@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmmetaformer import list_archs
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.zoo import checks, metafiles, tables
-from mmmetaformer.zoo.counting import Counts, count_arch, count_bare_backbone, count_config
+from mmmetaformer.zoo.counting import Counts, count_config, count_part, image_of
 
 FPN = "{}_fpn_8xb4-40k_ade20k-512x512"
 UPERNET = "{}_upernet_8xb2-160k_ade20k-512x512"
@@ -31,7 +31,70 @@ def named(names: tuple[str, ...], figures: str) -> dict[str, float]:
     return dict(zip(names, map(float, figures.split("/")), strict=True))
 
 
-# Written out here from the publications: all that are published for configs, by name and label.
+IN1K, IN1K_384 = "{}_8xb128_in1k", "{}_8xb128_in1k-384px"
+BASELINES, IN21K = "arXiv 2210.13452", "pre-trained on ImageNet-21k"
+
+
+def top_1(name: str, label: str, value: float) -> dict[tuple[str, str], dict[str, float]]:
+    return {(name, label): {"Top 1 Accuracy": value}}
+
+
+def sizes(family: str, values: tuple[float, ...], label: str) -> dict:
+    """Top-1 of the five sizes of PoolFormer."""
+    names = (f"{family}-{size}" for size in ("s12", "s24", "s36", "m36", "m48"))
+    return {
+        key: row
+        for name, value in zip(names, values, strict=True)
+        for key, row in top_1(IN1K.format(name), label, value).items()
+    }
+
+
+# Top-1, written out here from the publications, by name and label.
+ABLATION = {
+    "identity": 74.3, "random": 75.8, "depthwise": 78.1, "pool5": 77.2, "pool7": 77.1,
+    "pool9": 76.8, "ln": 76.5, "bn": 76.4, "no-norm": 46.1, "relu": 76.4, "silu": 77.2,
+    "no-residual": 0.1, "no-mlp": 5.7, "pppa": 78.3, "ppaa": 81.0, "pppf": 77.5, "ppff": 77.9,
+}  # fmt: skip
+# At 224, at 384, and both from ImageNet-21k.
+BIG = {
+    "convformer-s18": (83.0, 84.4, 83.7, 85.0), "convformer-s36": (84.1, 85.4, 85.4, 86.4),
+    "convformer-m36": (84.5, 85.6, 86.1, 86.9), "convformer-b36": (84.8, 85.7, 87.0, 87.6),
+    "caformer-s18": (83.6, 85.0, 84.1, 85.4), "caformer-s36": (84.5, 85.7, 85.8, 86.9),
+    "caformer-m36": (85.2, 86.2, 86.6, 87.5), "caformer-b36": (85.5, 86.4, 87.4, 88.1),
+}  # fmt: skip
+CLASSIFIERS = {
+    **sizes("poolformer", (77.2, 80.3, 81.4, 82.1, 82.5), PAPER),
+    **sizes("identityformer", (74.6, 78.2, 79.3, 80.0, 80.4), BASELINES),
+    **sizes("randformer", (76.6, 78.2, 79.5, 81.2, 81.4), BASELINES),
+    **sizes("poolformerv2", (78.0, 80.7, 81.6, 82.2, 82.6), BASELINES),
+    **{
+        (IN1K.format(f"metaformer-s12-{change}"), PAPER): {"Top 1 Accuracy": value}
+        for change, value in ABLATION.items()
+    },
+    **{
+        (config.format(name), label): {"Top 1 Accuracy": value}
+        for name, values in BIG.items()
+        for (config, label), value in zip(
+            ((IN1K, BASELINES), (IN1K_384, BASELINES), (IN1K, f"{BASELINES}, {IN21K}"),
+             (IN1K_384, f"{BASELINES}, {IN21K}")), values, strict=True,
+        )
+    },
+    **top_1(IN1K.format("ffnet-1"), FFNET, 81.3),
+    **top_1(IN1K.format("ffnet-1"), f"{FFNET}, distilled", 82.1),
+    **top_1(IN1K.format("ffnet-2"), FFNET, 82.9),
+    **top_1(IN1K.format("ffnet-2"), f"{FFNET}, distilled", 83.7),
+    **top_1(IN1K.format("ffnet-3"), FFNET, 83.9),
+    **top_1(IN1K.format("ffnet-3"), f"{FFNET}, distilled", 84.5),
+    **top_1(IN1K_384.format("ffnet-3"), FFNET, 84.5),
+    **top_1(IN1K_384.format("ffnet-4"), FFNET, 85.3),
+    **top_1("convmixer-768-32_10xb64_in1k", "arXiv 2201.09792", 80.16),
+    **top_1("convmixer-1024-20_10xb64_in1k", "arXiv 2201.09792", 76.94),
+    **top_1("convmixer-1536-20_10xb64_in1k", "arXiv 2201.09792", 81.37),
+    **top_1("mlp-mixer-b16_64xb64_in1k", f"mmpretrain, {IN21K}", 76.68),
+    **top_1("mlp-mixer-l16_64xb64_in1k", f"mmpretrain, {IN21K}", 72.34),
+}  # fmt: skip
+
+# The same of detectors and segmentors: all that are published for configs.
 PUBLISHED = {
     ("retinanet_poolformer-s12_fpn_1x_coco", PAPER): named(COCO + SIZES, "36.2/56.2/38.2/20.8/39.1/48.0"),  # noqa: E501
     ("retinanet_poolformer-s24_fpn_1x_coco", PAPER): named(COCO + SIZES, "38.9/59.7/41.3/23.3/42.1/51.8"),  # noqa: E501
@@ -111,7 +174,33 @@ def test_every_published_row_is_there_and_no_other(root):
         for row in tables.rows(model)
         if row.published
     }
-    assert found == PUBLISHED
+    assert found == PUBLISHED | CLASSIFIERS
+
+
+def test_the_pages_show_every_top_1_beside_its_config(root):
+    pages = "".join(
+        (root / f"configs/{name}/README.md").read_text() for name in metafiles.families()
+    )
+    rows = [line for line in pages.splitlines() if line.startswith("| [")]
+    lines = {row.removeprefix("| [").split("]")[0]: row for row in rows}
+    for (name, _), metrics in CLASSIFIERS.items():
+        assert f"top-1 {metrics['Top 1 Accuracy']}: " in lines[name]
+        assert f"](../imagenet/{name}.py)" in lines[name]
+
+
+def test_a_figure_that_needs_a_word_has_it(root):
+    """FFNet-3's 84.5 stands for two files."""
+    notes = [
+        (row.name, row.label)
+        for file in metafiles.read(root)
+        for model in file.models
+        for row in tables.rows(model)
+        if row.published and "gives 84.5 both for the distilled" in row.published.get("Note", "")
+    ]
+    assert notes == [
+        ("ffnet-3_8xb128_in1k", f"{FFNET}, distilled"), ("ffnet-3_8xb128_in1k-384px", FFNET)
+    ]  # fmt: skip
+    assert "gives 84.5 both" in (root / "configs/ffnet/README.md").read_text()
 
 
 def test_the_readme_shows_every_published_headline_beside_its_config(root):
@@ -123,28 +212,37 @@ def test_the_readme_shows_every_published_headline_beside_its_config(root):
             assert f"{metric} {metrics[metric]}" in lines[name]
 
 
-def test_every_network_has_its_top_1_or_is_known_to_have_none(root):
-    networks = {
-        network["Arch"]
-        for file in metafiles.read(root)
-        for network in file.collection.get("ImageNet Models", ())
-    }
-    # The files of FFNet_seg and MLP-Mixer have no figure of their authors here.
-    without = {"ffnet_seg", *list_archs("mlp_mixer_*")}
+def test_every_network_has_its_top_1_or_is_known_to_have_none():
+    networks = {metafiles.arch_of(name) for name, _ in CLASSIFIERS}
+    # No weights of these, or no classifier.
+    without = {"ffnet_seg", *(f"mlp_mixer_{size}" for size in ("s32", "s16", "b32", "l32", "h14"))}
     assert set(list_archs()) - without == networks
+
+
+def test_every_config_of_a_classifier_has_one_entry(root):
+    there = {str(path.relative_to(root)) for path in (root / "configs/imagenet").glob("*.py")}
+    entries = [m["Config"] for f in metafiles.read(root) for m in f.models]
+    assert len(there) == 64 and sorted(there) == sorted(e for e in entries if "/imagenet/" in e)
+    assert len(entries) == len(set(entries)) == 204
 
 
 def test_the_index_is_read_by_openmmlabs_own_reader(root, monkeypatch):
     load = importlib.import_module("modelindex.load_model_index").load
     monkeypatch.chdir(root)
     models = load("model-index.yml").models
-    names = {Path(c).stem for f in metafiles.families() for c in metafiles.configs(root, f)}
-    assert {model.name for model in models} == names
+    folders = (
+        (root / "configs" / name).glob("*.py") for name in (*metafiles.families(), "imagenet")
+    )
+    assert {model.name for model in models} == {path.stem for paths in folders for path in paths}
+    top_1 = {m.name: m.results[0].metrics for m in models if m.name.endswith("_in1k") and m.results}
+    assert top_1["poolformer-s12_8xb128_in1k"] == {"Top 1 Accuracy": 77.2}
 
 
 S12, S24 = "mask-rcnn_poolformer-s12_fpn_1x_coco", "mask-rcnn_poolformer-s24_fpn_1x_coco"
 CONFIG = f"configs/poolformer/{S12}.py"
 META = "configs/poolformer/metafile.yml"
+FFNET_META, CAFORMER_META = "configs/ffnet/metafile.yml", "configs/caformer/metafile.yml"
+POOLFORMER = "https://github.com/sail-sg/poolformer/releases/download/v1.0/poolformer"
 RECIPES = "configs/recipes.yml"
 
 
@@ -164,8 +262,20 @@ RECIPES = "configs/recipes.yml"
         (META, "In Collection: PoolFormer", "In Collection: Pool", "in another collection"),
         (META, "Parameters: 31570608", "Params: 31570608", "is not counted"),
         (META, "Recipe: poolformer-fpn-40k", "Recipe: fpn", "unknown recipe 'fpn'"),
-        (META, "in1k: 77.2", "in22k: 77.2", "top-1 of ['in22k']"),
-        (META, "Arch: poolformer_s12", "Arch: poolformer_s13", "unknown arch 'poolformer_s13'"),
+        (META, "Top 1 Accuracy: 77.2", "Top 1 Accuracy: 77.3", "poolformer/README.md differs"),
+        (META, f"  Weights: {POOLFORMER}_s12.pth.tar", f"  Weights: {POOLFORMER}_s24.pth.tar",
+         "poolformer-s12_8xb128_in1k: weights.catalogue does not have https://"),
+        (META, "20220501_115154-b5aa2f49.pth", "20220501_115154-b5aa2f48.pth",
+         "weights.catalogue does not have https://download"),
+        (FFNET_META, "ffnet_seg_sys_512_160k_ade20k.pth", "ffnet_seg_sys_512_160k.pth",
+         "weights.catalogue does not have https://"),
+        (FFNET_META, "Recipe: ffnet-evaluation-256", "Recipe: ffnet-256",
+         "unknown recipe 'ffnet-256'"),
+        (CAFORMER_META, "Of: backbone", "Of: neck", "unknown part 'neck'"),
+        (CAFORMER_META, "Config: configs/_base_/cascade", "Config: configs/cascade",
+         "Sizes: cascade-mask-rcnn_caformer-s18 is of the config configs/cascade"),
+        (CAFORMER_META, "Name: cascade-mask-rcnn_caformer-s18", "Name: caformer-s18_8xb128_in1k",
+         "Sizes: caformer-s18_8xb128_in1k has a config of its own"),
         (META, "Counter: MMCV", "Counter: fvcore", "need an image and a counter"),
         (META, "Quantity: FLOPs", "Quantity: Memory", "unknown quantity 'Memory'"),
         (META, "Counted: 25.14 M", "Count: 25.14 M", "needs Counted and Reason"),
@@ -190,6 +300,7 @@ def test_tampering_is_found(copy, file, old, new, message):
         (lambda m: m["Results"][0].pop("Published"), "either Published or Measured"),
         (lambda m: m["Results"][0].update(Task="Detection"), "unknown task 'Detection'"),
         (lambda m: m["Results"][0].update(Metrics={}), "without figures"),
+        (lambda m: m["Results"][0].update(Metrics={"AP": 1.0}), "unknown metrics ['AP']"),
         (lambda m: m.pop("Recipe"), "published results and no recipe"),
         (lambda m: m["Published Counts"][0].pop("Source"), "without a source"),
     ],
@@ -207,6 +318,48 @@ def test_a_config_without_an_entry_and_an_entry_without_a_config(copy):
     assert any("no entry for configs/poolformer/mask-rcnn_poolformer-s13" in p for p in problems)
     with pytest.raises(UserError, match="which is not there"):
         checks.write(copy, count=False)
+
+
+def test_weights_of_the_catalogue_that_no_metafile_has(copy):
+    """Both results that name the file."""
+    path, url = copy / META, "20220501_115154-b5aa2f49.pth"
+    text = path.read_text()
+    assert text.count(url) == 2
+    content = yaml.safe_load(text)
+    for model in content["Models"]:
+        for result in model.get("Results", ()):
+            if result.get("Published", {}).get("Weights", "").endswith(url):
+                del result["Published"]["Weights"]
+    path.write_text(metafiles.dump(content))
+    problems = checks.check(copy)
+    assert any(url in problem and "which no metafile has" in problem for problem in problems)
+
+
+def test_a_classifier_of_no_network(copy):
+    """One that no family would show."""
+    (copy / "configs/imagenet/resnet-50_8xb128_in1k.py").write_text(
+        "_base_ = './poolformer-s12_8xb128_in1k.py'\n"
+    )
+    problems = checks.check(copy)
+    path = "configs/imagenet/resnet-50_8xb128_in1k.py"
+    assert problems == [f"{path} names no network, so it belongs to no metafile"]
+
+
+def test_a_new_classifier_gets_an_entry(copy):
+    new = "configs/imagenet/poolformer-s12_4xb256_in1k.py"
+    (copy / new).write_text("_base_ = './poolformer-s12_8xb128_in1k.py'\n")
+    assert checks.check(copy) == [f"{META}: no entry for {new}"]
+    checks.write(copy, count=False)
+    assert checks.check(copy) == []
+    content = yaml.safe_load((copy / META).read_text())
+    (entry,) = (model for model in content["Models"] if model["Config"] == new)
+    assert entry["Metadata"] == {
+        "Training Data": "ImageNet-1k",
+        "Parameters": 11_915_176,
+        "FLOPs": 1_812_267_008,
+        "FLOPs Image": "224x224",
+        "FLOPs Parts": "whole classifier",
+    }
 
 
 def test_files_that_cannot_be_read_are_errors(copy):
@@ -267,7 +420,7 @@ def test_a_measured_result_has_its_cell(copy):
     checks.write(copy, count=False)
     readme = (copy / "README.md").read_text()
     assert "| box AP 37.1: 2026-01-31, `python tools/test.py x.py y.pth` |" in readme
-    assert "**measured** here: 1 of 140 configs" in readme
+    assert "**measured** here: 1 of 204 configs" in readme
     model["Results"][-1]["Measured"]["Date"] = "in January"
     (copy / META).write_text(metafiles.dump(content))
     assert checks.check(copy) == [
@@ -305,11 +458,36 @@ def test_counts_of_a_segmentor_and_of_its_fused_form(root):
     assert fused.macs < plain.macs
 
 
-def test_counts_of_imagenet_models():
-    assert count_arch("poolformer_s12").parameters == 11_915_176
-    assert count_arch("convmixer_768_32").parameters == 21_110_248
-    assert round(count_arch("caformer_s18").parameters / 1e6, 2) == 26.34
-    assert round(count_bare_backbone("caformer_s18") / 1e6, 2) == 23.24
+def test_counts_of_classifiers(root):
+    def config(name: str) -> Config:
+        return Config.fromfile(root / f"configs/imagenet/{name}.py")
+
+    assert count_config(config("poolformer-s12_8xb128_in1k")).parameters == 11_915_176
+    assert count_config(config("convmixer-768-32_10xb64_in1k")).parameters == 21_110_248
+    caformer = config("caformer-s18_8xb128_in1k")
+    counts = count_config(caformer)
+    assert (round(counts.parameters / 1e6, 2), round(counts.macs / 1e9, 1)) == (26.34, 4.1)
+    assert round(count_part(caformer, "backbone") / 1e6, 2) == 23.24
+    ffnet = config("ffnet-3_8xb128_in1k-384px")
+    assert image_of(ffnet) == (384, 384)
+    fused = count_config(ffnet, fused=True)
+    assert (round(fused.parameters / 1e6, 2), round(fused.macs / 1e9, 1)) == (48.33, 22.8)
+
+
+def test_numbers_of_the_frozen_random_matrices(root):
+    """N x N of the positions of each stage, times its blocks."""
+    cfg = Config.fromfile(root / "configs/imagenet/metaformer-s12-random_8xb128_in1k.py")
+    expected = sum(n * side**4 for n, side in zip((2, 2, 6, 2), (56, 28, 14, 7), strict=True))
+    assert count_part(cfg, "random matrices") == expected
+    with pytest.raises(ValueError, match="unknown part 'neck': expected backbone or"):
+        count_part(cfg, "neck")
+
+
+def test_a_classifier_that_is_tested_without_a_crop(root):
+    cfg = Config.fromfile(root / "configs/imagenet/poolformer-s12_8xb128_in1k.py")
+    del cfg.test_dataloader.dataset.pipeline[2]
+    with pytest.raises(ValueError, match="expected one CenterCrop .* got 0"):
+        image_of(cfg)
 
 
 def test_counting_leaves_the_config_and_the_default_scope_alone(root):

@@ -1,6 +1,6 @@
 """Published results against this repository: ``python tools/reproduce.py [PATTERN] [options]``.
 
-For every published row, or those of configs or archs that match: parameters and FLOPs in the digits
+For every published row, or those of configs that match: parameters and FLOPs in the digits
 that are printed, every setting of the config against the published recipe, and, where data and
 checkpoint are there, the figures by ``tools/test.py``. What could not be evaluated is shown so. The
 exit status is 1 if anything differs.
@@ -26,18 +26,21 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "pattern", nargs="?", default="*", help="names of configs or archs, e.g. '*poolformer-s12*'"
+        "pattern", nargs="?", default="*", help="names of configs, e.g. '*poolformer-s12*'"
     )
     parser.add_argument("--list", action="store_true", help="only list the rows")
-    parser.add_argument("--data-root", type=Path, help="folder with coco, ade, cityscapes")
+    parser.add_argument(
+        "--data-root", type=Path, help="folder with coco, ade, cityscapes, imagenet"
+    )
     parser.add_argument(
         "--checkpoints",
         type=Path,
-        help="folder with trained detectors and segmentors, CONFIG_NAME.pth or named as published",
+        help="folder with trained models, each named as published or CONFIG_NAME.pth",
     )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/reproduce"))
-    parser.add_argument("--tolerance-ap", type=float, default=Tolerance().ap)
-    parser.add_argument("--tolerance-miou", type=float, default=Tolerance().miou)
+    for name, value in Tolerance()._asdict().items():
+        option = f"--tolerance-{name.replace('_', '-')}"
+        parser.add_argument(option, type=float, default=value, help="default: %(default)s")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
     return parser.parse_args()
 
@@ -52,7 +55,7 @@ def main() -> None:
         folder = getattr(args, name)
         if folder is not None and not folder.is_dir():
             raise UserError(f"--{name.replace('_', '-')}: {folder} is not a folder")
-    tolerance = Tolerance(args.tolerance_ap, args.tolerance_miou)
+    tolerance = Tolerance(*(getattr(args, f"tolerance_{name}") for name in Tolerance._fields))
     checks = Reproduction(args.root, args.data_root, args.checkpoints, args.work_dir, tolerance)
     reports = []
     for row in rows:
@@ -60,7 +63,10 @@ def main() -> None:
         reports.append(checks.check(row))
 
     print(FLOPS)
-    print(f"An evaluation may differ by {tolerance.ap} AP or {tolerance.miou} mIoU.\n")
+    print(f"An evaluation may differ by {tolerance}.\n")
+    for row in rows:
+        if row.note:
+            print(f"note: {row.label}: {row.note}")
     for status in (EXPLAINED, MISMATCH):
         for note in reproduction.notes(reports, status):
             print(f"{status}: {note}")

@@ -1,4 +1,7 @@
-"""Where the published weights of each network are: pure data."""
+"""Where published weights are: pure data.
+
+``CATALOGUE`` has the ImageNet models, ``TRAINED`` the detectors and segmentors.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from difflib import get_close_matches
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _HALF = (127.5, 127.5, 127.5)
+# Images between 0 and 1.
+_ZERO, _ONE = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
 
 
 @dataclass(frozen=True)
@@ -17,23 +22,34 @@ class Checkpoint:
     Attributes:
         arch: Name of the network, as in ``list_archs()``.
         tag: What ``pretrained=`` calls it; the first of an arch is what ``pretrained=True`` takes.
-        url: Address of the file.
+        url: Address of the file; None if it has none of its own that can be kept in one folder
+            with others, as those of ``hub_id``, which are all called ``model.safetensors``.
         layout: Key layout, as in :mod:`mmmetaformer.weights.layouts`.
         image_size: Side of the images in its last training, in pixels; None where it is not
             published.
         training: Data of its training.
         mean: Mean of each channel (RGB) that images are to have taken off, of 0 to 255.
         std: What they are then divided by.
+        hub_id: Name of timm's copy on its model hub.
     """
 
     arch: str
     tag: str
-    url: str
+    url: str | None
     layout: str
     image_size: int | None = 224
     training: str = "ImageNet-1k"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    hub_id: str | None = None
+
+    @property
+    def family(self) -> str:
+        """The family of the arch."""
+        # Not above: the backbones import the weights.
+        from ..backbones.variants import VARIANTS
+
+        return VARIANTS[self.arch]["family"]
 
     def data_preprocessor(self) -> dict:
         """What these weights want in a config's ``model.data_preprocessor``."""
@@ -42,7 +58,35 @@ class Checkpoint:
     @property
     def sha256_prefix(self) -> str | None:
         """The first digits of the file's SHA-256 where its name tells them, as OpenMMLab's do."""
-        return sha256_prefix(self.url)
+        return None if self.url is None else sha256_prefix(self.url)
+
+
+@dataclass(frozen=True)
+class TrainedCheckpoint:
+    """One published file with the weights of a detector or segmentor.
+
+    Attributes:
+        config: Name of the config that it belongs to, without ``.py``.
+        arch: Name of its backbone.
+        training: Data of its training.
+        image_size: Rows and columns of the images in its training: the largest of a detector's,
+            the crop of a segmentor's.
+        layout: Key layout of the backbone.
+        url: Address of the file; None if none is known that a program can fetch.
+        note: What else has to be known to get it.
+        mean: As of :class:`Checkpoint`.
+        std: As of :class:`Checkpoint`.
+    """
+
+    config: str
+    arch: str
+    training: str
+    image_size: tuple[int, int]
+    layout: str
+    url: str | None
+    note: str | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
 
 def sha256_prefix(url: str) -> str | None:
@@ -59,6 +103,14 @@ _OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0"
 _IN21K = "ImageNet-21k"
 _IN21FT1K = "ImageNet-21k, then ImageNet-1k"
 _DISTILLED = "ImageNet-1k, distilled"
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download"
+_MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5"
+
+
+def _mmseg_file(size: str, stamp: str) -> str:
+    name = f"fpn_poolformer_{size}_8x4_512x512_40k_ade20k"
+    return f"{_MMSEG}/poolformer/{name}/{name}_{stamp}.pth"
+
 
 # fmt: off
 CATALOGUE: tuple[Checkpoint, ...] = (
@@ -109,6 +161,59 @@ CATALOGUE: tuple[Checkpoint, ...] = (
     # The Google weights want images between -1 and 1.
     Checkpoint("mlp_mixer_b16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-base-p16_3rdparty_64xb64_in1k_20211124-1377e3e0.pth", "mmpretrain MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF),  # noqa: E501
     Checkpoint("mlp_mixer_l16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-large-p16_3rdparty_64xb64_in1k_20211124-5a2519d2.pth", "mmpretrain MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF),  # noqa: E501
+    # timm's copies, by what timm calls them.
+    *(
+        Checkpoint(f"{family}_{size}", "timm_in1k", None, "timm MetaFormer", hub_id=f"timm/{family}_{size}.sail_in1k")  # noqa: E501
+        for family in ("poolformer", "poolformerv2")
+        for size in ("s12", "s24", "s36", "m36", "m48")
+    ),
+    *(
+        Checkpoint(f"{family}_{size}", f"timm_{tag}", None, "timm MetaFormer", side, training, hub_id=f"timm/{family}_{size}.sail_{theirs}")  # noqa: E501
+        for family in ("convformer", "caformer")
+        for size in ("s18", "s36", "m36", "b36")
+        for tag, theirs, side, training in (
+            ("in1k", "in1k", 224, "ImageNet-1k"),
+            ("384_in1k", "in1k_384", 384, "ImageNet-1k"),
+            ("in21ft1k", "in22k_ft_in1k", 224, _IN21FT1K),
+            ("384_in21ft1k", "in22k_ft_in1k_384", 384, _IN21FT1K),
+            ("in21k", "in22k", 224, _IN21K),
+        )
+    ),
+    *(
+        Checkpoint(f"convmixer_{ours}", "timm_in1k", None, "timm ConvMixer", hub_id=f"timm/convmixer_{theirs}.in1k")  # noqa: E501
+        for ours, theirs in {"768_32": "768_32", "1024_20": "1024_20_ks9_p14", "1536_20": "1536_20"}.items()  # noqa: E501
+    ),
+    Checkpoint("mlp_mixer_b16", "timm_in21ft1k", f"{_TIMM}/v0.1-vitjx/jx_mixer_b16_224-76587d61.pth", "timm MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF, "timm/mixer_b16_224.goog_in21k_ft_in1k"),  # noqa: E501
+    Checkpoint("mlp_mixer_b16", "timm_in21k", f"{_TIMM}/v0.1-vitjx/jx_mixer_b16_224_in21k-617b3de2.pth", "timm MLP-Mixer", 224, _IN21K, _HALF, _HALF, "timm/mixer_b16_224.goog_in21k"),  # noqa: E501
+    Checkpoint("mlp_mixer_b16", "timm_miil_in21ft1k", f"{_TIMM}/v0.1-tresnet/mixer_b16_224_miil-9229a591.pth", "timm MLP-Mixer", 224, _IN21FT1K, _ZERO, _ONE, "timm/mixer_b16_224.miil_in21k_ft_in1k"),  # noqa: E501
+    Checkpoint("mlp_mixer_b16", "timm_miil_in21k", f"{_TIMM}/v0.1-tresnet/mixer_b16_224_miil_in21k-2a558a71.pth", "timm MLP-Mixer", 224, _IN21K, _ZERO, _ONE, "timm/mixer_b16_224.miil_in21k"),  # noqa: E501
+    Checkpoint("mlp_mixer_l16", "timm_in21ft1k", f"{_TIMM}/v0.1-vitjx/jx_mixer_l16_224-92f9adc4.pth", "timm MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF, "timm/mixer_l16_224.goog_in21k_ft_in1k"),  # noqa: E501
+    Checkpoint("mlp_mixer_l16", "timm_in21k", f"{_TIMM}/v0.1-vitjx/jx_mixer_l16_224_in21k-846aa33c.pth", "timm MLP-Mixer", 224, _IN21K, _HALF, _HALF, "timm/mixer_l16_224.goog_in21k"),  # noqa: E501
+)
+
+_SHARED = "the authors shared it on file-sharing sites only"
+
+TRAINED: tuple[TrainedCheckpoint, ...] = (
+    *(
+        TrainedCheckpoint(f"{method}_poolformer-{size}_fpn_1x_coco", f"poolformer_{size}", "COCO", (800, 1333), "PoolFormer", None, _SHARED)  # noqa: E501
+        for method in ("retinanet", "mask-rcnn")
+        for size in ("s12", "s24", "s36")
+    ),
+    *(
+        TrainedCheckpoint(f"poolformer-{size}_fpn_8xb4-40k_ade20k-512x512", f"poolformer_{size}", "ADE20K", (512, 512), "PoolFormer", url, note)  # noqa: E501
+        for size, stamp in dict(s12="20220501_115154-b5aa2f49", s24="20220503_222049-394a7cf7", s36="20220501_151122-b47e607d", m36="20220501_164230-3dc83921", m48="20220504_003923-64168d3b").items()  # noqa: E501
+        for url, note in ((None, _SHARED), (_mmseg_file(size, stamp), "trained again for mmseg"))
+    ),
+    *(
+        TrainedCheckpoint(f"cascade-mask-rcnn_ffnet-{size}_fpn_3x_coco", f"ffnet_{size}", "COCO", (800, 1333), "FFNet", f"{_FFNET}/casc_mask_rcnn_ffnet_{size}_fpn_3x_coco.{suffix}", note)  # noqa: E501
+        for size, suffix, note in (("2", "pth", None), ("3", "pth", None), ("4", "zip", "an archive, to be unpacked"))  # noqa: E501
+    ),
+    *(
+        TrainedCheckpoint(f"ffnet-{size}_upernet_8xb2-160k_ade20k-512x512", f"ffnet_{size}", "ADE20K", (512, 512), "FFNet", f"{_FFNET}/upernet_ffnet_{size}_512_160k_ade20k.pth")  # noqa: E501
+        for size in ("2", "3", "4")
+    ),
+    TrainedCheckpoint("ffnet-seg_ffnethead_8xb2-160k_ade20k-512x512", "ffnet_seg", "ADE20K", (512, 512), "FFNet_seg", f"{_FFNET}/ffnet_seg_sys_512_160k_ade20k.pth"),  # noqa: E501
+    TrainedCheckpoint("ffnet-seg_ffnethead_8xb2-160k_cityscapes-1024x1024", "ffnet_seg", "Cityscapes", (1024, 1024), "FFNet_seg", f"{_FFNET}/ffnet_seg_sys_1024_160k_cityscapes.pth"),  # noqa: E501
 )
 # fmt: on
 
@@ -140,7 +245,8 @@ def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
 
     Raises:
         TypeError: If ``pretrained`` is neither.
-        ValueError: If nothing is published for the arch, or not that; lists what is.
+        ValueError: If nothing is published for the arch, or not that, and then lists what is; or
+            if the file has no address, and then says where it is.
     """
     if pretrained is not True and not isinstance(pretrained, str):
         raise TypeError(f"pretrained must be True or a tag, got {pretrained!r}")
@@ -161,7 +267,26 @@ def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
             f"unknown pretrained={pretrained!r} of {arch!r}: expected True or one of "
             f"{list(known)}{hint}"
         )
+    if known[pretrained].url is None:
+        raise ValueError(
+            f"pretrained={pretrained!r} of {arch!r} is not downloaded from here: get "
+            f"model.safetensors of {known[pretrained].hub_id} from timm's model hub and give the "
+            "file with init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
     return known[pretrained]
+
+
+def list_trained(config: str | None = None) -> list[TrainedCheckpoint]:
+    """The published detectors and segmentors of a config, of all for None.
+
+    Args:
+        config: Name of a config, without ``.py``.
+
+    Example:
+        >>> [trained.note for trained in list_trained('mask-rcnn_poolformer-s12_fpn_1x_coco')]
+        ['the authors shared it on file-sharing sites only']
+    """
+    return [trained for trained in TRAINED if config in (None, trained.config)]
 
 
 def by_url(url: str) -> Checkpoint | None:

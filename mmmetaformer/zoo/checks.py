@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from ..backbones.variants import VARIANTS
 from ..engine.errors import UserError
-from ..weights.catalogue import list_checkpoints
+from ..weights.catalogue import CATALOGUE, TRAINED
 from . import metafiles, tables
-from .counting import COUNTERS, count_config
+from .counting import COUNTERS, PARTS, count_config
 from .metafiles import Metafile
 from .recipes import FILE as recipes_file
 from .recipes import read_recipes
@@ -105,15 +105,49 @@ def check_contents(root: Path, files: list[Metafile]) -> list[str]:
     """Whether metafiles, configs and recipes name each other, and results say all they have to."""
     recipes = read_recipes(root)
     problems = [problem for file in files for problem in _file_problems(root, file, recipes)]
-    followers = {m["Name"]: m.get("Recipe") for file in files for m in file.models}
+    models = {model["Name"]: model for file in files for model in file.models}
+    followers = {name: recipes_of(model) for name, model in models.items()}
     problems += [
         f"{recipes_file}: {name} has settings for {model}, which does not name it as its recipe"
         for name, recipe in recipes.items()
         for model in recipe.get("Models", ())
-        if followers.get(model) != name
+        if name not in followers.get(model, ())
     ]
-    unused = sorted(set(recipes) - set(followers.values()))
-    return problems + [f"{recipes_file}: no metafile names the recipe {name}" for name in unused]
+    unused = sorted(set(recipes).difference(*followers.values()))
+    problems += [f"{recipes_file}: no metafile names the recipe {name}" for name in unused]
+    problems += [
+        f"{path.relative_to(root)} names no network, so it belongs to no metafile"
+        for path in metafiles.classifiers(root)
+        if metafiles.family_of(path.stem) is None
+    ]
+    return problems + _weights_problems(models)
+
+
+def recipes_of(model: dict[str, Any]) -> set[str]:
+    """The recipes that an entry names for itself and for single results."""
+    named = {model.get("Recipe"), *(result.get("Recipe") for result in model.get("Results", ()))}
+    return named - {None}
+
+
+def _weights_problems(models: dict[str, dict[str, Any]]) -> list[str]:
+    """Addresses of trained weights that are in a metafile or in the catalogue only."""
+    in_metafiles = {
+        (name, row.published["Weights"])
+        for name, model in models.items()
+        for row in tables.rows(model)
+        if row.published and "Weights" in row.published
+    }
+    backbones = {(checkpoint.arch, checkpoint.url) for checkpoint in CATALOGUE}
+    trained = {(entry.config, entry.url) for entry in TRAINED if entry.url is not None}
+    problems = [
+        f"{name}: weights.catalogue does not have {url} for it"
+        for name, url in sorted(in_metafiles - trained)
+        if (metafiles.arch_of(name), url) not in backbones
+    ]
+    return problems + [
+        f"{name}: weights.catalogue has {url}, which no metafile has"
+        for name, url in sorted(trained - in_metafiles)
+    ]
 
 
 def _file_problems(root: Path, file: Metafile, recipes: dict[str, Any]) -> list[str]:
@@ -122,29 +156,47 @@ def _file_problems(root: Path, file: Metafile, recipes: dict[str, Any]) -> list[
     entries = {model.get("Config") for model in file.models}
     problems = [f"{where}: no entry for {config}" for config in sorted(there - entries)]
     for model in file.models:
-        name = model["Name"]
-        config = model.get("Config")
-        if config not in there:
+        if model.get("Config") in there:
+            found = _model_problems(model, file.collection["Name"], recipes)
+            problems += [f"{where}: {model['Name']}{problem}" for problem in found]
+        else:
+            name, config = model["Name"], model.get("Config")
             problems.append(f"{where}: {name} names the config {config}, which is not there")
-            continue
-        if name != Path(config).stem:
-            problems.append(f"{where}: {name} is not the name of its config {config}")
-        if model.get("In Collection") != file.collection["Name"]:
-            problems.append(f"{where}: {name} is in another collection than its file")
-        if not {"Parameters", "FLOPs", "Training Data"} <= set(model.get("Metadata") or ()):
-            problems.append(f"{where}: {name} is not counted: run tools/zoo.py --write")
-        if "Recipe" in model and model["Recipe"] not in recipes:
-            problems.append(f"{where}: {name} names an unknown recipe {model['Recipe']!r}")
-        results = model.get("Results", ())
-        if "Recipe" not in model and any("Published" in result for result in results):
-            problems.append(f"{where}: {name} has published results and no recipe")
-        for result in results:
-            problems += [f"{where}: {name}: {problem}" for problem in _result_problems(result)]
-        for entry in model.get("Published Counts", ()):
-            problems += [f"{where}: {name}: {problem}" for problem in _count_problems(entry)]
-    for network in file.collection.get("ImageNet Models", ()):
-        problems += [f"{where}: {problem}" for problem in _network_problems(network)]
+    for entry in file.sizes:
+        found = _size_problems(root, file, entry)
+        problems += [f"{where}: Sizes: {entry.get('Name')}{problem}" for problem in found]
     return problems
+
+
+def _model_problems(
+    model: dict[str, Any], collection: str, recipes: dict[str, Any]
+) -> Iterator[str]:
+    """What is wrong with an entry, in words that follow its name."""
+    if model["Name"] != Path(model["Config"]).stem:
+        yield f" is not the name of its config {model['Config']}"
+    if model.get("In Collection") != collection:
+        yield " is in another collection than its file"
+    if not {"Parameters", "FLOPs", "Training Data"} <= set(model.get("Metadata") or ()):
+        yield " is not counted: run tools/zoo.py --write"
+    for recipe in sorted(recipes_of(model) - set(recipes)):
+        yield f" names an unknown recipe {recipe!r}"
+    results = model.get("Results", ())
+    if "Recipe" not in model and any("Published" in result for result in results):
+        yield " has published results and no recipe"
+    for result in results:
+        yield from (f": {problem}" for problem in _result_problems(result))
+    for entry in model.get("Published Counts", ()):
+        yield from (f": {problem}" for problem in _count_problems(entry))
+
+
+def _size_problems(root: Path, file: Metafile, entry: dict[str, Any]) -> Iterator[str]:
+    """The same of a network of which only sizes are published."""
+    if not (root / str(entry.get("Config"))).is_file():
+        yield f" is of the config {entry.get('Config')}, which is not there"
+    if entry.get("Name") in {model["Name"] for model in file.models}:
+        yield " has a config of its own"
+    for count in entry.get("Published Counts", ()):
+        yield from (f": {problem}" for problem in _count_problems(count))
 
 
 def _result_problems(result: dict[str, Any]) -> list[str]:
@@ -153,6 +205,9 @@ def _result_problems(result: dict[str, Any]) -> list[str]:
         problems.append(f"unknown task {result.get('Task')!r}")
     if not result.get("Dataset") or not result.get("Metrics"):
         problems.append("a result without a dataset or without figures")
+    unknown = sorted(set(result.get("Metrics") or ()) - set(metafiles.METRICS))
+    if unknown:
+        problems.append(f"unknown metrics {unknown}, expected some of {list(metafiles.METRICS)}")
     published, measured = result.get("Published"), result.get("Measured")
     if (published is None) == (measured is None):
         problems.append("a result is either Published or Measured")
@@ -173,21 +228,11 @@ def _count_problems(entry: dict[str, Any]) -> list[str]:
         problems.append(f"unknown quantity {quantity!r}, expected Parameters or FLOPs")
     if quantity == "FLOPs" and (entry.get("Counter") not in COUNTERS or "Image" not in entry):
         problems.append(f"FLOPs {figure} need an image and a counter, {' or '.join(COUNTERS)}")
+    if "Of" in entry and entry["Of"] not in PARTS:
+        problems.append(f"unknown part {entry['Of']!r}, expected {' or '.join(PARTS)}")
     if "Exception" in entry and set(entry["Exception"]) != {"Counted", "Reason"}:
         problems.append(f"the exception of {quantity} {figure} needs Counted and Reason")
     return problems
-
-
-def _network_problems(network: dict[str, Any]) -> list[str]:
-    arch = network.get("Arch")
-    if arch not in VARIANTS:
-        return [f"unknown arch {arch!r}"]
-    tags = [checkpoint.tag for checkpoint in list_checkpoints(arch)]
-    unknown = [tag for tag in network["Top 1 Accuracy"] if tags and tag not in tags]
-    problems = [f"top-1 of {unknown}, and weights.catalogue has {tags}"] if unknown else []
-    for entry in network["Published Counts"]:
-        problems += _count_problems(entry)
-    return [f"{arch}: {problem}" for problem in problems]
 
 
 def _read(path: Path) -> str | None:

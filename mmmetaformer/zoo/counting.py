@@ -1,8 +1,7 @@
-"""Parameters and operations of whole detectors and segmentors, and of ImageNet models."""
+"""Parameters and operations of whole detectors, segmentors and image classifiers."""
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -10,24 +9,23 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..backbones.arch import find_variant
-from ..backbones.factory import build_backbone
-from ..backbones.variants import FAMILIES
 from ..engine.complexity import count_macs, count_minor_operations, count_parameters
 from ..layers import switch_to_deploy
 
 # Heads that look at regions are left out: what they do depends on how many regions there are.
 DETECTION_IMAGE = (800, 1280)
-DETECTION_PARTS = "backbone, neck and dense head"
-SEGMENTATION_PARTS = "backbone, neck and decode head"
-
-# Families whose classifier is an MLP of ratio 4 with a LayerNorm in it.
-_MLP_CLASSIFIER = ("convformer", "caformer")
-_WITHOUT_LAST_NORM = ("convmixer",)
-
+_PARTS = {
+    "mmdet": "backbone, neck and dense head",
+    "mmseg": "backbone, neck and decode head",
+    "mmpretrain": "whole classifier",
+}
+# The head that sees the whole image is the first of these that a model has.
+_HEADS = ("head", "decode_head", "rpn_head", "bbox_head")
 
 # How FLOPs are counted, in the order of the fields of Counts.
 COUNTERS = ("MACs", "MMCV")
+# Of what parameters are counted where it is not a whole model.
+PARTS = ("backbone", "random matrices")
 
 
 class Counts(NamedTuple):
@@ -40,41 +38,15 @@ class Counts(NamedTuple):
 
 
 class DensePath(nn.Module):
-    """The part of a detector or segmentor that sees the whole image, as a module to count."""
+    """The part of a model that sees the whole image, as a module to count: all of a classifier."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Tensor) -> object:
-        model = self.model
-        features = model.extract_feat(image)
-        if hasattr(model, "decode_head"):
-            return model.decode_head(features)
-        return (model.rpn_head if hasattr(model, "rpn_head") else model.bbox_head)(features)
-
-
-class ImageNetModel(nn.Module):
-    """A backbone as it was pre-trained: without what dense prediction adds, with its classifier."""
-
-    def __init__(self, arch: str) -> None:
-        super().__init__()
-        family = find_variant(arch)["family"]
-        options: dict = dict(out_norm_cfg=None)
-        if FAMILIES[family]["structure"] == "isotropic":
-            options["pyramid"] = None
-        self.backbone = build_backbone(arch, **options)
-        dim = self.backbone.out_channels[-1]
-        self.norm = nn.Identity() if family in _WITHOUT_LAST_NORM else nn.LayerNorm(dim)
-        self.classifier: nn.Module = nn.Linear(dim, 1000)
-        if family in _MLP_CLASSIFIER:
-            hidden = 4 * dim
-            self.classifier = nn.Sequential(
-                nn.Linear(dim, hidden), nn.LayerNorm(hidden), nn.Linear(hidden, 1000)
-            )
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.classifier(self.norm(self.backbone(image)[-1].mean((2, 3))))
+        head = next(getattr(self.model, name) for name in _HEADS if hasattr(self.model, name))
+        return head(self.model.extract_feat(image))
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
@@ -82,20 +54,35 @@ def build_on_meta(cfg: Config) -> nn.Module:
     model = cfg.model.copy()
     model.backbone = model.backbone.copy()
     model.backbone.pop("init_cfg", None)
+    if cfg.default_scope == "mmpretrain":
+        model.pop("train_cfg", None)  # mixed images, about which it prints a line
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
         return MODELS.build(model).eval()
 
 
 def image_of(cfg: Config) -> tuple[int, int]:
-    """Rows and columns at which the operations of a config are stated."""
+    """Rows and columns at which the operations of a config are stated.
+
+    Raises:
+        ValueError: If a classifier is not tested on a central crop.
+    """
     if cfg.default_scope == "mmdet":
         return DETECTION_IMAGE
-    return tuple(cfg.model.data_preprocessor.size)
+    if cfg.default_scope == "mmseg":
+        return tuple(cfg.model.data_preprocessor.size)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    crops = [step.crop_size for step in pipeline if step.type == "CenterCrop"]
+    if len(crops) != 1:
+        raise ValueError(
+            f"expected one CenterCrop in the test pipeline of a classifier, got {len(crops)}: its "
+            "operations are stated at the crop"
+        )
+    return crops[0], crops[0]
 
 
 def parts_of(cfg: Config) -> str:
     """What of a config's model the operations are those of."""
-    return DETECTION_PARTS if cfg.default_scope == "mmdet" else SEGMENTATION_PARTS
+    return _PARTS[cfg.default_scope]
 
 
 def count_config(cfg: Config, image: tuple[int, int] | None = None, fused: bool = False) -> Counts:
@@ -113,19 +100,20 @@ def count_config(cfg: Config, image: tuple[int, int] | None = None, fused: bool 
     return _count(model, DensePath(model), image or image_of(cfg), fused)
 
 
-@functools.cache
-def count_arch(arch: str, image: tuple[int, int] = (224, 224), fused: bool = False) -> Counts:
-    """Count the ImageNet model of an arch, with its classifier of 1000 classes."""
-    with torch.device("meta"):
-        model = ImageNetModel(arch).eval()
-    return _count(model, model, image, fused)
+def count_part(cfg: Config, part: str) -> int:
+    """Numbers in one part of a config's model, one of ``PARTS``: those of its backbone that are
+    learned, output norms and pyramid included, or those of its frozen random matrices.
 
-
-@functools.cache
-def count_bare_backbone(arch: str) -> int:
-    """Parameters of an arch up to its last stage, without a norm or a classifier behind it."""
-    with torch.device("meta"):
-        return count_parameters(ImageNetModel(arch).backbone)
+    Raises:
+        ValueError: If there is no such part.
+    """
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}: expected {' or '.join(PARTS)}")
+    backbone = build_on_meta(cfg).backbone
+    if part == "backbone":
+        return count_parameters(backbone)
+    buffers = backbone.named_buffers()
+    return sum(value.numel() for name, value in buffers if name.endswith("random_matrix"))
 
 
 def _count(model: nn.Module, path: nn.Module, image: tuple[int, int], fused: bool) -> Counts:

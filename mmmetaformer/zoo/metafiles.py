@@ -2,16 +2,23 @@
 
 They are in OpenMMLab's model-index format, with these additions:
 
-- Each item of ``Results`` is either ``Published``, with ``Source``, or ``Measured``, with ``Date``
-  and ``Command``. ``Test Options`` are the arguments of ``tools/test.py`` that its protocol takes
-  beside config and checkpoint.
+- Each item of ``Results`` is either ``Published``, with ``Source`` and, where the trained weights
+  are, their address as ``Weights``, or ``Measured``, with ``Date`` and ``Command``. ``Protocol``
+  says in words what sets it apart from other results of the config, ``Test Options`` are the
+  arguments of ``tools/test.py`` that this takes beside config and checkpoint, and ``Note`` is what
+  a reader of the figure has to know.
 - ``Published Counts`` are figures of size as somebody printed them, with the conditions under which
-  they are to be compared: ``Form: fused`` of a network whose branches are merged, ``Of: backbone``,
-  the ``Image`` and the ``Counter`` of FLOPs. MACs are multiply-accumulate operations; MMCV adds
-  biases, norms and pooling, and stands where only with these the printed digits come out. A figure
-  that is known to be wrong has an ``Exception``: what is ``Counted`` instead, and the ``Reason``.
-- ``ImageNet Models`` of a collection are the networks without a head.
-- ``Recipe`` names an entry of ``configs/recipes.yml``.
+  they are to be compared: ``Form: fused`` of a network whose branches are merged, ``Of: backbone``
+  or ``random matrices``, the ``Image`` and the ``Counter`` of FLOPs. MACs are multiply-accumulate
+  operations; MMCV adds biases, norms and pooling, and stands where only with these the printed
+  digits come out. A figure that is known to be wrong has an ``Exception``: what is ``Counted``
+  instead, and the ``Reason``.
+- ``Sizes`` of a collection are networks of which only sizes are published and which have no config
+  of their own: entries with the ``Config Options`` that make them of another ``Config``.
+- ``Recipe`` names an entry of ``configs/recipes.yml``; that of a result goes before that of its
+  config.
+
+The classifiers of ``configs/imagenet`` are in the metafiles of their families.
 """
 
 from __future__ import annotations
@@ -28,6 +35,8 @@ from .counting import Counts, image_of, parts_of
 
 FILE = "metafile.yml"
 INDEX = "model-index.yml"
+# The folder of the classifiers, which has those of all families.
+CLASSIFIERS = "imagenet"
 _HEADER = (
     "# Metadata and the order are written by `python tools/zoo.py --write`, all else by hand.\n"
     "# FLOPs under Metadata are multiply-accumulate operations.\n"
@@ -39,8 +48,25 @@ DATASETS = {
     "CocoDataset": "COCO",
     "ADE20KDataset": "ADE20K",
     "CityscapesDataset": "Cityscapes",
+    "ImageNet": "ImageNet-1k",
 }
-TASKS = ("Object Detection", "Instance Segmentation", "Semantic Segmentation")
+TASKS = (
+    "Object Detection",
+    "Instance Segmentation",
+    "Semantic Segmentation",
+    "Image Classification",
+)
+# By the metrics of metafiles, what evaluators call them, and what they are multiplied by.
+_COLUMNS = {"": "", "50": "_50", "75": "_75", "s": "_s", "m": "_m", "l": "_l"}
+METRICS: dict[str, tuple[str, int]] = {
+    **{
+        f"{ours} AP{column}": (f"coco/{theirs}_mAP{suffix}", 100)
+        for ours, theirs in (("box", "bbox"), ("mask", "segm"))
+        for column, suffix in _COLUMNS.items()
+    },
+    "mIoU": ("mIoU", 1),
+    "Top 1 Accuracy": ("accuracy/top1", 1),
+}
 
 
 class Metafile(NamedTuple):
@@ -60,6 +86,10 @@ class Metafile(NamedTuple):
     @property
     def models(self) -> list[dict[str, Any]]:
         return self.content["Models"]
+
+    @property
+    def sizes(self) -> list[dict[str, Any]]:
+        return self.collection.get("Sizes", [])
 
 
 class _Dumper(yaml.SafeDumper):
@@ -129,8 +159,27 @@ def dump_index(paths: list[str]) -> str:
 
 def configs(root: Path, family: str) -> list[str]:
     """The configs of a family, by their paths inside of the repository, in the order of tables."""
-    folder = root / "configs" / family
-    return sorted((str(p.relative_to(root)) for p in folder.glob("*.py")), key=order)
+    own = (root / "configs" / family).glob("*.py")
+    of_classifiers = (path for path in classifiers(root) if family_of(path.stem) == family)
+    found = (str(path.relative_to(root)) for path in (*own, *of_classifiers))
+    return sorted(found, key=order)
+
+
+def classifiers(root: Path) -> list[Path]:
+    """The configs of classifiers, of all families."""
+    return sorted((root / "configs" / CLASSIFIERS).glob("*.py"))
+
+
+def arch_of(name: str) -> str | None:
+    """The arch that the name of a config names; None if it names none."""
+    archs = [part.replace("-", "_") for part in name.split("_")]
+    return next((arch for arch in archs if arch in VARIANTS), None)
+
+
+def family_of(name: str) -> str | None:
+    """The family of the arch that the name of a config names; None if it names none."""
+    arch = arch_of(name)
+    return None if arch is None else VARIANTS[arch]["family"]
 
 
 def order(config: str) -> tuple[int, int, str]:
@@ -138,24 +187,25 @@ def order(config: str) -> tuple[int, int, str]:
     name = Path(config).stem
     parts = name.split("_")
     method = next((i for i, method in enumerate(METHODS) if method in parts), len(METHODS))
-    archs = [part.replace("-", "_") for part in parts]
-    size = next((i for i, arch in enumerate(VARIANTS) if arch in archs), len(VARIANTS))
-    return method, size, name
+    arch = arch_of(name)
+    return method, len(VARIANTS) if arch is None else list(VARIANTS).index(arch), name
 
 
 def metadata(cfg: Config, counts: Counts) -> dict[str, Any]:
     """What a config itself says about its entry."""
     height, width = image_of(cfg)
-    init_cfg = cfg.model.backbone.get("init_cfg") or {}
     kind = cfg.train_dataloader.dataset.type
-    return {
+    found = {
         "Training Data": DATASETS.get(kind, kind),
         "Parameters": counts.parameters,
         "FLOPs": counts.macs,
         "FLOPs Image": f"{height}x{width}",
         "FLOPs Parts": parts_of(cfg),
-        "ImageNet Weights": init_cfg.get("checkpoint"),
     }
+    if cfg.default_scope != "mmpretrain":  # whose own training this would be
+        init_cfg = cfg.model.backbone.get("init_cfg") or {}
+        found["ImageNet Weights"] = init_cfg.get("checkpoint")
+    return found
 
 
 def sorted_content(metafile: Metafile, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:

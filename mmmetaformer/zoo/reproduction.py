@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import subprocess
@@ -16,17 +15,11 @@ from mmengine.config import Config
 
 from ..engine.errors import UserError
 from . import metafiles, tables
-from .counting import COUNTERS, Counts, count_arch, count_bare_backbone, count_config
-from .recipes import compare, read_recipes, settings_of
+from .counting import COUNTERS, Counts, count_config, count_part
+from .recipes import compare, count_values, read_recipes, settings_of
 
 OK, EXPLAINED, MISMATCH, OPEN = "ok", "explained", "MISMATCH", "-"
 _UNITS = {"M": 1e6, "G": 1e9}
-# By the metrics of metafiles, what evaluators call them, and what they are multiplied by.
-_METRICS = {
-    "box AP": ("coco/bbox_mAP", 100),
-    "mask AP": ("coco/segm_mAP", 100),
-    "mIoU": ("mIoU", 1),
-}
 
 
 class Finding(NamedTuple):
@@ -40,18 +33,37 @@ class Finding(NamedTuple):
 
 
 class PublishedRow(NamedTuple):
-    """Figures of a network from one place. Either ``model`` or ``network`` is there."""
+    """What is published of a config by one place; without ``result`` only sizes or a recipe."""
 
-    name: str
+    model: dict[str, Any]
     source: str
-    figures: dict[str, float]
-    counts: list[dict[str, Any]]
-    model: dict[str, Any] | None = None
     result: tables.Row | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model["Name"]
 
     @property
     def label(self) -> str:
         return f"{self.name} ({self.source})"
+
+    @property
+    def figures(self) -> dict[str, float]:
+        return self.result.metrics if self.result else {}
+
+    @property
+    def counts(self) -> list[dict[str, Any]]:
+        return self.model.get("Published Counts", [])
+
+    @property
+    def note(self) -> str | None:
+        """What a reader of the figures has to know."""
+        return self.result.published.get("Note") if self.result else None
+
+    @property
+    def recipe(self) -> str | None:
+        """The name of the recipe in which the figures were made."""
+        return (self.result and self.result.recipe) or self.model.get("Recipe")
 
 
 class Report(NamedTuple):
@@ -69,41 +81,54 @@ class Report(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """The largest difference of an evaluation from the published figure that counts as none."""
+    """The largest difference of an evaluation from the published figure that counts as none.
+
+    Attributes:
+        ap: Of box and mask AP.
+        ap_column: Of AP50, AP75 and the AP of small, medium and large objects.
+        miou: Of mIoU.
+        top1: Of top-1 accuracy.
+    """
 
     ap: float = 0.3
+    ap_column: float = 0.5
     miou: float = 0.8
+    top1: float = 0.2
 
     def of(self, metric: str) -> float:
-        return self.miou if metric == "mIoU" else self.ap
+        named = {
+            "box AP": self.ap, "mask AP": self.ap, "mIoU": self.miou, "Top 1 Accuracy": self.top1
+        }  # fmt: skip
+        return named.get(metric, self.ap_column)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ap} AP ({self.ap_column} AP50 and the like), {self.miou} mIoU or {self.top1} "
+            "top-1"
+        )
 
 
 def published_rows(root: Path, pattern: str = "*") -> list[PublishedRow]:
-    """Every published row whose config or arch has a name that matches.
+    """Every published row whose config has a name that matches.
 
     Raises:
         UserError: If there is none.
     """
-    found: list[PublishedRow] = []
-    files = metafiles.read(root)
-    for model in (model for file in files for model in file.models):
-        counts = model.get("Published Counts", [])
-        results = [row for row in tables.rows(model) if row.published]
-        found += [
-            PublishedRow(model["Name"], row.label, row.metrics, counts, model, row)
-            for row in results
-        ]
-        if counts and not results:
-            sources = ", ".join(dict.fromkeys(count["Source"] for count in counts))
-            found.append(PublishedRow(model["Name"], sources, {}, counts, model))
-    for network in (n for file in files for n in file.collection.get("ImageNet Models", ())):
-        figures = {f"top-1 {tag}": value for tag, value in network["Top 1 Accuracy"].items()}
-        counts = network["Published Counts"]
-        found.append(PublishedRow(network["Arch"], network["Source"], figures, counts))
+    models = [model for file in metafiles.read(root) for model in (*file.models, *file.sizes)]
+    found = [row for model in models for row in _rows_of(model)]
     matching = [row for row in found if fnmatch(row.name, pattern)]
     if not matching:
         raise UserError(f"no published row matches {pattern!r}: --list shows all")
     return matching
+
+
+def _rows_of(model: dict[str, Any]) -> list[PublishedRow]:
+    """A row for each published result of a config; one for its sizes or recipe if it has none."""
+    rows = [PublishedRow(model, row.label, row) for row in tables.rows(model) if row.published]
+    if rows or not model.keys() & {"Published Counts", "Recipe"}:
+        return rows
+    sources = [count["Source"] for count in model.get("Published Counts", ())]
+    return [PublishedRow(model, ", ".join(dict.fromkeys(sources)) or "recipe only")]
 
 
 class Reproduction:
@@ -112,7 +137,7 @@ class Reproduction:
     Args:
         root: The repository.
         data_root: The folder with the data sets, as ``data`` in README.md.
-        checkpoints: Folder with trained detectors and segmentors.
+        checkpoints: Folder with trained models.
         work_dir: Where evaluations write.
         tolerance: Of evaluations.
     """
@@ -131,10 +156,9 @@ class Reproduction:
         self.work_dir = work_dir
         self.tolerance = tolerance
         self.recipes = read_recipes(root)
-        self._config = functools.cache(lambda path: Config.fromfile(root / path))
-        self._count = functools.cache(
-            lambda path, image, fused: count_config(self._config(path), image, fused)
-        )
+        self._configs: dict[str, Config] = {}
+        self._counts: dict[tuple, Counts] = {}
+        self._measured: dict[tuple[str, ...], dict[str, float] | UserError] = {}
 
     def check(self, row: PublishedRow) -> Report:
         """All that can be checked of a row."""
@@ -146,64 +170,78 @@ class Reproduction:
             self.check_evaluation(row),
         )
 
+    def _config(self, row: PublishedRow) -> Config:
+        if row.name not in self._configs:
+            cfg = Config.fromfile(self.root / row.model["Config"])
+            cfg.merge_from_dict(row.model.get("Config Options", {}))
+            self._configs[row.name] = cfg
+        return self._configs[row.name]
+
     def check_counts(self, row: PublishedRow, quantity: str) -> Finding:
         """Parameters or operations against those that somebody printed."""
         entries = [entry for entry in row.counts if entry["Quantity"] == quantity]
         return _worst([compare_count(entry, self._counted(row, entry)) for entry in entries])
 
     def _counted(self, row: PublishedRow, entry: dict[str, Any]) -> int:
-        if entry.get("Of") == "backbone":
-            return count_bare_backbone(row.name)
+        cfg = self._config(row)
+        if "Of" in entry:
+            return count_part(cfg, entry["Of"])
         image = tuple(int(side) for side in entry["Image"].split("x")) if "Image" in entry else None
-        fused = entry.get("Form") == "fused"
-        counts: Counts = (
-            self._count(row.model["Config"], image, fused)
-            if row.model
-            else count_arch(row.name, image or (224, 224), fused)
-        )
+        conditions = (row.name, image, entry.get("Form") == "fused")
+        if conditions not in self._counts:
+            self._counts[conditions] = count_config(cfg, *conditions[1:])
+        counts = self._counts[conditions]
         if entry["Quantity"] == "Parameters":
             return counts.parameters
         return counts[1:][COUNTERS.index(entry["Counter"])]
 
     def check_recipe(self, row: PublishedRow) -> Finding:
         """Every setting of the published recipe against the merged config."""
-        if row.model is None or "Recipe" not in row.model:
-            return Finding(OPEN, "none published" if row.model else "no config")
-        settings = settings_of(self.recipes[row.model["Recipe"]], row.name)
-        differing = compare(self._config(row.model["Config"]), settings)
+        if row.recipe is None:
+            return Finding(OPEN, "none published")
+        settings = settings_of(self.recipes[row.recipe], row.name)
+        differing = compare(self._config(row), settings)
         if differing:
             return Finding(MISMATCH, "; ".join(differing))
-        return Finding(OK, f"{len(settings)} settings")
+        return Finding(OK, f"{count_values(settings)} settings")
 
     def check_evaluation(self, row: PublishedRow) -> Finding:
         """The published figures against those of a checkpoint, where there are one and data."""
         if row.result is None:
-            return Finding(OPEN, "no result published" if row.model else "not evaluated: no config")
+            return Finding(OPEN, "no result published")
         if self.checkpoints is None or self.data_root is None:
             return Finding(OPEN, "not evaluated: needs --checkpoints and --data-root")
-        names = checkpoint_names(row.result)
+        names = checkpoint_names(row)
+        if not names:
+            return Finding(OPEN, "not evaluated: the trained weights were not released")
         found = [self.checkpoints / name for name in names if (self.checkpoints / name).is_file()]
         if not found:
             return Finding(OPEN, f"not evaluated: no {' or '.join(names)} in {self.checkpoints}")
-        cfg = self._config(row.model["Config"])
+        cfg = self._config(row)
         missing = [path for path in data_paths(cfg, self.data_root) if not path.exists()]
         if missing:
             return Finding(OPEN, f"not evaluated: {missing[0]} is not there")
         return self._evaluate(row, found[0], cfg)
 
     def _evaluate(self, row: PublishedRow, checkpoint: Path, cfg: Config) -> Finding:
-        protocol = re.sub(r"\W+", "-", row.result.label)
-        work_dir = self.work_dir / row.name / protocol
-        command = [
-            sys.executable, str(self.root / "tools/test.py"),
-            str(self.root / row.model["Config"]), str(checkpoint),
-            "--work-dir", str(work_dir), *row.result.test_options,
-            "--cfg-options", *data_options(cfg, self.data_root),
-        ]  # fmt: skip
-        try:
-            measured = run_test(command, work_dir)
-        except UserError as error:
-            return Finding(MISMATCH, f"evaluation failed: {error}")
+        """The figures of one run of ``tools/test.py``, which rows that need the same run share."""
+        run = (row.name, str(checkpoint), *row.result.test_options)
+        if run not in self._measured:
+            # The runs of one config, each to a folder of its own.
+            work_dir = self.work_dir / row.name / re.sub(r"\W+", "-", row.result.label)
+            command = [
+                sys.executable, str(self.root / "tools/test.py"),
+                str(self.root / row.model["Config"]), str(checkpoint),
+                "--work-dir", str(work_dir), *row.result.test_options,
+                "--cfg-options", *data_options(cfg, self.data_root),
+            ]  # fmt: skip
+            try:
+                self._measured[run] = run_test(command, work_dir)
+            except UserError as error:
+                self._measured[run] = error
+        measured = self._measured[run]
+        if isinstance(measured, UserError):
+            return Finding(MISMATCH, f"evaluation failed: {measured}")
         return compare_figures(row.figures, measured, self.tolerance)
 
 
@@ -254,11 +292,10 @@ def in_digits_of(figure: str, value: float) -> str:
 def compare_figures(
     published: dict[str, float], measured: dict[str, float], tolerance: Tolerance
 ) -> Finding:
-    """The headline figures of a row against an evaluation's metrics."""
+    """The figures of a row against an evaluation's metrics."""
     texts, agree = [], True
-    for metric, (key, factor) in _METRICS.items():
-        if metric not in published:
-            continue
+    for metric in published:
+        key, factor = metafiles.METRICS[metric]
         if key not in measured:
             return Finding(MISMATCH, f"the evaluation gave no {key}")
         value = measured[key] * factor
@@ -269,18 +306,27 @@ def compare_figures(
     return Finding(OK if agree else MISMATCH, "; ".join(texts))
 
 
-def checkpoint_names(result: tables.Row) -> list[str]:
-    """Names under which the trained weights of a row are looked for."""
-    names = [f"{result.name}.pth"]
-    weights = result.published.get("Weights")
-    if weights:
-        names.append(f"{Path(weights).stem}.pth")
+def checkpoint_names(row: PublishedRow) -> list[str]:
+    """Names under which the trained weights of a row are looked for: the published file's and,
+    where this can mean no other file, the config's."""
+    weights = row.result.published.get("Weights")
+    names = [] if weights is None else [_file_name(weights)]
+    files = {r.published.get("Weights") for r in tables.rows(row.model) if r.published} - {None}
+    if len(files) < 2:
+        names.insert(0, f"{row.name}.pth")
     return names
+
+
+def _file_name(url: str) -> str:
+    """That of a published file; of an archive, that of what is in it."""
+    name = Path(url).name
+    return f"{Path(name).stem}.pth" if name.endswith(".zip") else name
 
 
 def data_options(cfg: Config, data_root: Path) -> list[str]:
     """Settings that move the test data of a config from ``data`` to another folder."""
-    options = [f"test_dataloader.dataset.data_root={_moved(_data_root(cfg), data_root)}"]
+    dataset = cfg.test_dataloader.dataset
+    options = [f"test_dataloader.dataset.data_root={_moved(dataset.data_root, data_root)}"]
     if "ann_file" in cfg.test_evaluator:
         moved = _moved(cfg.test_evaluator.ann_file, data_root)
         options.append(f"test_evaluator.ann_file={moved}")
@@ -289,14 +335,15 @@ def data_options(cfg: Config, data_root: Path) -> list[str]:
 
 def data_paths(cfg: Config, data_root: Path) -> list[Path]:
     """What has to be there for an evaluation."""
-    paths = [_moved(_data_root(cfg), data_root)]
+    dataset = cfg.test_dataloader.dataset
+    # ImageNet's folder is called as its split.
+    folders = dataset.get("data_prefix") or dataset.get("split") or {}
+    folders = folders.values() if isinstance(folders, dict) else [folders]
+    root = _moved(dataset.data_root, data_root)
+    paths = [root, *(root / folder for folder in folders)]
     if "ann_file" in cfg.test_evaluator:
         paths.append(_moved(cfg.test_evaluator.ann_file, data_root))
     return paths
-
-
-def _data_root(cfg: Config) -> str:
-    return cfg.test_dataloader.dataset.data_root
 
 
 def _moved(path: str, data_root: Path) -> Path:
@@ -315,13 +362,14 @@ def _worst(findings: list[Finding]) -> Finding:
 def describe(row: PublishedRow) -> str:
     """A row in one line, without any check."""
     figures = ", ".join(f"{name} {value}" for name, value in row.figures.items())
-    return f"{row.label}: {figures or 'size only'}"
+    note = f" ({row.note})" if row.note else ""
+    return f"{row.label}: {figures or 'size or recipe only'}{note}"
 
 
 def _headlines(row: PublishedRow) -> str:
     """The published figures less AP50 and the like."""
-    names = [name for name in row.figures if name in _METRICS or name.startswith("top-1")]
-    return ", ".join(f"{name} {row.figures[name]}" for name in names)
+    titles = tables.HEADLINES.items()
+    return ", ".join(f"{t} {row.figures[name]}" for name, t in titles if name in row.figures)
 
 
 def table(reports: Iterable[Report]) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..engine.errors import UserError
-from ..weights.catalogue import list_checkpoints
 from .metafiles import Metafile
 
 BEGIN, END = "<!-- zoo:begin -->", "<!-- zoo:end -->"
-_HEADLINES = ("box AP", "mask AP", "mIoU")
+# By the metrics of metafiles, what tables call them.
+HEADLINES = {"box AP": "box AP", "mask AP": "mask AP", "mIoU": "mIoU", "Top 1 Accuracy": "top-1"}
+_DENSE = ("COCO", "ADE20K", "Cityscapes")
+CLASSIFICATION = "ImageNet-1k"
 _COUNTS = (
     "Parameters are those of the whole model in training. GMACs are multiply-accumulate\n"
     "operations, which papers call FLOPs as a rule: on COCO of backbone, neck and RPN or\n"
@@ -20,10 +22,25 @@ _COUNTS = (
     "the segmentor without its auxiliary head on one crop, 512x512 on ADE20K and 1024x1024 on\n"
     "Cityscapes."
 )
+_CLASSIFIER_COUNTS = (
+    "Of whole classifiers, on one test crop: 384x384 for configs that are named so, 256x256 for\n"
+    "FFNet's others, 224x224 for the rest. `-384px` configs only evaluate."
+)
 
 
 class Row(NamedTuple):
-    """Figures of one config from one place, box and mask AP together."""
+    """Figures of one config from one place, box and mask AP together.
+
+    Attributes:
+        config: Its path inside of the repository.
+        name: Its name.
+        metrics: The figures by what metafiles call them.
+        published: Where they are from; None if they were measured here.
+        measured: When and how they were measured; None if they are published.
+        test_options: What ``tools/test.py`` takes for them beside config and checkpoint.
+        protocol: What sets them apart from other figures of the config, in words.
+        recipe: Their recipe, if not the one of the config.
+    """
 
     config: str
     name: str
@@ -32,6 +49,7 @@ class Row(NamedTuple):
     measured: dict[str, Any] | None
     test_options: tuple[str, ...]
     protocol: str | None
+    recipe: str | None
 
     @property
     def label(self) -> str:
@@ -42,15 +60,19 @@ class Row(NamedTuple):
 
 def rows(model: dict[str, Any]) -> list[Row]:
     """The results of a config, one row for each place they are from and way of testing."""
-    found: dict[tuple, Row] = {}
+    found: dict[str, Row] = {}
     for result in model.get("Results", ()):
-        published, measured = result.get("Published"), result.get("Measured")
-        options = tuple(result.get("Test Options", ()))
         row = Row(
-            model["Config"], model["Name"], {}, published, measured, options, result.get("Protocol")
+            config=model["Config"],
+            name=model["Name"],
+            metrics={},
+            published=result.get("Published"),
+            measured=result.get("Measured"),
+            test_options=tuple(result.get("Test Options", ())),
+            protocol=result.get("Protocol"),
+            recipe=result.get("Recipe"),
         )
-        found.setdefault((repr(published), repr(measured), options), row)
-        found[repr(published), repr(measured), options].metrics.update(result["Metrics"])
+        found.setdefault(repr(row), row).metrics.update(result["Metrics"])
     return list(found.values())
 
 
@@ -66,24 +88,22 @@ def family_page(metafile: Metafile) -> str:
         "An empty cell is a result that nobody has published, or that has not been measured here "
         "yet.",
     ]
-    for dataset in ("COCO", "ADE20K", "Cityscapes"):
+    for dataset in (*_DENSE, CLASSIFICATION):
         models = [m for m in metafile.models if m["Metadata"]["Training Data"] == dataset]
         if models:
-            sections += [f"## {dataset}", _table([(m, "") for m in models], details=True)]
-    networks = collection.get("ImageNet Models", ())
-    if networks:
-        sections += ["## ImageNet-1k", _imagenet_table(networks)]
+            sections.append(f"## {dataset}")
+            sections += [_CLASSIFIER_COUNTS] if dataset == CLASSIFICATION else []
+            sections.append(_table(models, f"configs/{metafile.family}", details=True))
+            sections += _notes(models)
     return "\n\n".join(sections) + "\n"
 
 
 def summary(metafiles: Iterable[Metafile]) -> str:
     """What stands between the markers of the main README."""
     metafiles = list(metafiles)
-    measured = sum(
-        any(row.measured for row in rows(model)) for file in metafiles for model in file.models
-    )
-    total = sum(len(file.models) for file in metafiles)
-    done = f"{measured} of {total}" if measured else f"none of {total}"
+    models = [model for file in metafiles for model in file.models]
+    measured = sum(any(row.measured for row in rows(model)) for model in models)
+    done = f"{measured or 'none'} of {len(models)}"
     pages = ", ".join(
         f"[{file.collection['Name']}](configs/{file.family}/README.md)" for file in metafiles
     )
@@ -92,15 +112,11 @@ def summary(metafiles: Iterable[Metafile]) -> str:
         "`python tools/reproduce.py` checks sizes and settings of these rows against the\n"
         f"publications, and the figures where checkpoints and data are there.\n\n{_COUNTS}",
     ]
-    with_results = [
-        (model, f"configs/{file.family}/")
-        for file in metafiles
-        for model in file.models
-        if rows(model)
-    ]
-    sections.append(_table(with_results, details=False))
+    dense = [model for model in models if model["Metadata"]["Training Data"] in _DENSE]
+    sections.append(_table([model for model in dense if rows(model)], ".", details=False))
     sections.append(
-        "All configs, with all published figures and the trained weights: " + pages + ".\n"
+        f"All configs, the {len(models) - len(dense)} classifiers for ImageNet-1k included, with "
+        f"all published\nfigures and the trained weights: {pages}.\n"
         "`python tools/zoo.py --write` writes these tables from the metafiles beside the configs."
     )
     return "\n\n".join(sections)
@@ -121,17 +137,17 @@ def insert(readme: str, text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
-def _table(models: list[tuple[dict[str, Any], str]], details: bool) -> str:
-    """A row for each entry; beside it the folder of its config, as seen from the page."""
+def _table(models: Iterable[dict[str, Any]], folder: str, details: bool) -> str:
+    """A row for each entry, with links as from a page in a folder of the repository."""
     lines = [
         "| config | parameters (M) | GMACs | published | measured |",
         "|---|---:|---:|---|---|",
     ]
-    for model, folder in models:
+    for model in models:
         data = model["Metadata"]
         found = rows(model)
         cells = (
-            f"[{model['Name']}]({folder}{Path(model['Config']).name})",
+            f"[{model['Name']}]({os.path.relpath(model['Config'], folder)})",
             f"{data['Parameters'] / 1e6:.2f}",
             f"{data['FLOPs'] / 1e9:.1f}",
             "<br>".join(_cell(row, details) for row in found if row.published),
@@ -139,6 +155,15 @@ def _table(models: list[tuple[dict[str, Any], str]], details: bool) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(re.sub(r"  +", " ", line) for line in lines)
+
+
+def _notes(models: Iterable[dict[str, Any]]) -> list[str]:
+    """What a reader has to know of figures, in one paragraph each."""
+    notes: dict[str, list[str]] = {}
+    for row in (row for model in models for row in rows(model) if row.published):
+        if "Note" in row.published:
+            notes.setdefault(row.published["Note"], []).append(f"{row.name}, {row.label}")
+    return [f"{'; '.join(names)}: {note}." for note, names in notes.items()]
 
 
 def _cell(row: Row, details: bool) -> str:
@@ -153,7 +178,7 @@ def _cell(row: Row, details: bool) -> str:
 
 
 def _figures(metrics: dict[str, float], details: bool) -> Iterator[str]:
-    for headline in _HEADLINES:
+    for headline, title in HEADLINES.items():
         if headline not in metrics:
             continue
         others = {
@@ -161,19 +186,7 @@ def _figures(metrics: dict[str, float], details: bool) -> Iterator[str]:
             for name, value in metrics.items()
             if name.startswith(headline) and name != headline
         }
-        text = f"{headline} {metrics[headline]}"
+        text = f"{title} {metrics[headline]}"
         if details and others:
             text += f" ({', '.join(f'{name} {value}' for name, value in others.items())})"
         yield text
-
-
-def _imagenet_table(networks: list[dict[str, Any]]) -> str:
-    lines = ["| network | top-1, published | source |", "|---|---|---|"]
-    for network in networks:
-        urls = {c.tag: c.url for c in list_checkpoints(network["Arch"])}
-        figures = ", ".join(
-            f"{value} ([{tag}]({urls[tag]}))" if tag in urls else f"{value} (no weights released)"
-            for tag, value in network["Top 1 Accuracy"].items()
-        )
-        lines.append(f"| {network['Arch']} | {figures} | {network['Source']} |")
-    return "\n".join(lines)

@@ -23,24 +23,116 @@ from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.engine import preflight
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import WeightsError, read_checkpoint
+from mmmetaformer.weights.catalogue import list_trained
 from mmmetaformer.weights.layouts import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[2]
+FFNET = "https://github.com/ysj9909/FFNet/releases/download/v1.0"
 
 
 def test_rows_are_consistent():
     rows = list_checkpoints()
-    assert len({(row.arch, row.tag) for row in rows}) == len(rows) > 80
-    assert len({row.url for row in rows}) == len(rows)
+    assert len({(row.arch, row.tag) for row in rows}) == len(rows) == 146
+    urls = [row.url for row in rows if row.url is not None]
+    assert len(set(urls)) == len(urls) == 93
+    # In one folder no file takes another's place.
+    assert len({Path(url).name for url in urls}) == len(urls)
     assert {row.arch for row in rows} <= set(list_archs())
     assert {row.layout for row in rows} <= {layout.name for layout in LAYOUTS}
     assert {row.image_size for row in rows} == {224, 256, 384, None}
-    assert all(row.url.startswith("https://") for row in rows)
+    assert all(url.startswith("https://") for url in urls)
+    assert all(row.url or row.hub_id for row in rows)
+    assert {row.family for row in rows if row.layout == "FFNet_seg"} == {"ffnet"}
+
+
+def test_every_default_can_be_fetched():
+    for arch in {row.arch for row in list_checkpoints()}:
+        assert find_checkpoint(arch).url is not None
+
+
+def test_timms_files_are_what_timm_says_of_them():
+    """Every file of these networks, and nothing else: name, image size, mean and std, address."""
+    timm = pytest.importorskip("timm")
+    archs = [
+        f"{prefix}*" for prefix in ("poolformer", "convformer", "caformer", "convmixer", "mixer_")
+    ]
+    theirs = {}
+    for name in timm.list_models(archs, pretrained=True):
+        cfg = timm.models.get_pretrained_cfg(name)
+        bytes_ = (tuple(255 * value for value in values) for values in (cfg.mean, cfg.std))
+        theirs[f"timm/{name}"] = (cfg.input_size[-1], *bytes_, cfg.url or None)
+    ours = {row.hub_id: row for row in list_checkpoints() if row.hub_id}
+    assert set(ours) == set(theirs)
+    for hub_id, (size, mean, std, url) in theirs.items():
+        row = ours[hub_id]
+        assert (row.image_size, row.url) == (size, url), hub_id
+        assert row.mean == pytest.approx(mean) and row.std == pytest.approx(std), hub_id
+        name = hub_id.removeprefix("timm/").partition(".")[0]
+        assert re.sub("^mixer_", "mlp_mixer_", re.sub("_224$|_ks9_p14$", "", name)) == row.arch
+
+
+def test_a_file_without_an_address_says_where_it_is():
+    (row,) = (r for r in list_checkpoints("caformer_s18") if r.tag == "timm_384_in1k")
+    assert (row.url, row.hub_id) == (None, "timm/caformer_s18.sail_in1k_384")
+    assert (row.image_size, row.layout, row.sha256_prefix) == (384, "timm MetaFormer", None)
+    message = "get model.safetensors of timm/caformer_s18.sail_in1k_384 from timm's model hub"
+    with pytest.raises(ValueError, match=message):
+        build_backbone("caformer_s18", pretrained="timm_384_in1k")
+
+
+# Detectors and segmentors
+
+
+def test_trained_models_are_those_of_the_configs():
+    """Each under a config that is there and has that backbone."""
+    rows = list_trained()
+    assert len(rows) == 24
+    assert {row.layout for row in rows} <= {layout.name for layout in LAYOUTS}
+    for row in rows:
+        assert len(list((ROOT / "configs").glob(f"*/{row.config}.py"))) == 1
+        assert row.arch.replace("_", "-") in row.config.split("_")
+        assert row.url or row.note
+
+
+@pytest.mark.parametrize(
+    ("config", "urls"),
+    [
+        ("mask-rcnn_poolformer-s12_fpn_1x_coco", [None]),
+        (
+            "poolformer-m48_fpn_8xb4-40k_ade20k-512x512",
+            [
+                None,
+                "https://download.openmmlab.com/mmsegmentation/v0.5/poolformer/"
+                "fpn_poolformer_m48_8x4_512x512_40k_ade20k/"
+                "fpn_poolformer_m48_8x4_512x512_40k_ade20k_20220504_003923-64168d3b.pth",
+            ],
+        ),
+        (
+            "cascade-mask-rcnn_ffnet-3_fpn_3x_coco",
+            [f"{FFNET}/casc_mask_rcnn_ffnet_3_fpn_3x_coco.pth"],
+        ),
+        (
+            "cascade-mask-rcnn_ffnet-4_fpn_3x_coco",
+            [f"{FFNET}/casc_mask_rcnn_ffnet_4_fpn_3x_coco.zip"],
+        ),
+        (
+            "ffnet-4_upernet_8xb2-160k_ade20k-512x512",
+            [f"{FFNET}/upernet_ffnet_4_512_160k_ade20k.pth"],
+        ),
+        (
+            "ffnet-seg_ffnethead_8xb2-160k_cityscapes-1024x1024",
+            [f"{FFNET}/ffnet_seg_sys_1024_160k_cityscapes.pth"],
+        ),
+        ("mask-rcnn_ffnet-4_fpn_1x_coco", []),
+    ],
+)
+def test_addresses_of_trained_models(config, urls):
+    assert [row.url for row in list_trained(config)] == urls
 
 
 def test_every_checkpoint_of_the_configs_is_in_the_table():
     """Under the arch that the config has."""
-    urls = {row.url: row.arch for row in list_checkpoints()}
+    urls = {row.url: row.arch for row in list_checkpoints() if row.url}
     named = {}
     for path in (ROOT / "configs").glob("*/*.py"):
         for url in re.findall(r"'(https://[^']+)'", path.read_text()):
