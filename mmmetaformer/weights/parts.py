@@ -301,7 +301,7 @@ def check_classifier(classifier: Mapping[str, Tensor], channels: int, *, normed:
         channels: Channels of the last stage.
         normed: Whether there is a norm in front of the logits.
     """
-    norms = [_norm("norm", leaves) for leaves in (_NORMS[1:] if normed else _NORMS[:1])]
+    norms = [_norm("norm", leaves) for leaves in (_NORMS[2:] if normed else _NORMS[:1])]
     part = {name: tuple(tensor.shape) for name, tensor in classifier.items()}
     kinds = _each(norms, [_LINEAR_CLASSIFIER, _MLP_CLASSIFIER])
     _check_part("the classifier", part, kinds, {"C": channels})
