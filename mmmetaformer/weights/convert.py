@@ -266,6 +266,6 @@ def _output(own: str) -> str:
 
 def reshapable(source: Tensor, target: Tensor) -> bool:
     """Equal shapes, or a linear weight for a 1x1 convolution or the other way round."""
-    a, b = tuple(source.shape), tuple(target.shape)
+    short, long = sorted((tuple(source.shape), tuple(target.shape)), key=len)
     # (C, 1, 1) is how some write a factor per channel, and (out, in, 1, 1) a linear weight.
-    return a == b or (*a, 1, 1) == b or a == (*b, 1, 1)
+    return short == long or (len(short) > 0 and (*short, 1, 1) == long)

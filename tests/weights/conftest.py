@@ -6,6 +6,8 @@ backbone's own name for it, and its shape in the file.
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
 
+from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.backbones.factory import build_backbone
+from mmmetaformer.backbones.variants import FAMILIES
 
 Shape = tuple[int, ...]
 Row = tuple[str, str, Shape]
@@ -70,7 +75,10 @@ class Published:
     def state(self, deeper: int = 0) -> dict[str, Tensor]:
         """What is in the file: each tensor is another one."""
         generator = torch.Generator().manual_seed(0)
-        shapes = {name: shape for name, _, shape in self.rows(deeper)} | self.classifier
+        shapes = {name: shape for name, _, shape in self.rows(deeper)}
+        # Where a classifier has a number, the blocks are counted with it.
+        shapes |= {re.sub(r"^\d+", lambda m: str(int(m[0]) + deeper), name): shape
+                   for name, shape in self.classifier.items()}  # fmt: skip
         shapes = {self.prefix + name: shape for name, shape in shapes.items()} | self.beside
         tensors = {name: torch.randn(s, generator=generator) for name, s in shapes.items()}
         for number, name in enumerate(tensors):
@@ -530,3 +538,40 @@ def checkpoints() -> dict[str, Published]:
 def published(request) -> Published:
     """Each of them."""
     return PUBLISHED[request.param]
+
+
+@pytest.fixture
+def build_classifier() -> Callable[..., nn.Module]:
+    """Our image classifier of a checkpoint, as the configs of ImageNet have it."""
+    pytest.importorskip("mmpretrain")
+    init_default_scope("mmpretrain")
+    models = importlib.import_module("mmpretrain.registry").MODELS
+
+    def build(published: Published, head: dict | None = None, **backbone: Any) -> nn.Module:
+        family = find_variant(published.arch)["family"]
+        mixer, mlp = "mixer" in published.arch, family in ("convformer", "caformer")
+        settings = published.build().settings
+        sizes = ("dim", "depth") if mixer else ("dims", "depths")
+        own_head = dict(type="LinearClsHead", num_classes=5, in_channels=16 if mixer else 64)
+        if settings.res_scale_init_value is not None:
+            own_head["type"] = "mmmetaformer.MetaFormerClsHead"
+            own_head["hidden_ratio"] = 4 if mlp else None
+        options = dict(
+            type=f"mmmetaformer.{FAMILIES[family]['backbone']}",
+            arch=published.arch,
+            out_indices=(3,),
+            pretrain_size=64,
+            **{size: getattr(settings, size) for size in sizes},
+            **(dict(pyramid=None) if mixer else {}),
+            **(dict(out_norm_cfg=dict(type="BN")) if family == "ffnet" else {}),
+        )
+        return models.build(
+            dict(
+                type="ImageClassifier",
+                backbone=options | published.options | backbone,
+                neck=dict(type="GlobalAveragePooling"),
+                head=own_head | (head or {}),
+            )
+        ).eval()
+
+    return build

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from mmengine.registry import init_default_scope
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmmetaformer import (
     convert_classifier_state_dict,
@@ -21,9 +19,7 @@ from mmmetaformer import (
     create_backbone,
     export_state_dict,
 )
-from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.factory import build_backbone
-from mmmetaformer.backbones.variants import FAMILIES
 from mmmetaformer.weights import WeightsError, load_pretrained, read_checkpoint
 from mmmetaformer.weights.export import TARGETS, export
 
@@ -106,43 +102,6 @@ def our_names(name: str, published) -> dict[str, str]:
         else:
             names[theirs] = classifier[start] + theirs.removeprefix(start)
     return names
-
-
-@pytest.fixture
-def build_classifier() -> Callable[..., nn.Module]:
-    """Our image classifier of a checkpoint, as the configs of ImageNet have it."""
-    pytest.importorskip("mmpretrain")
-    init_default_scope("mmpretrain")
-    models = importlib.import_module("mmpretrain.registry").MODELS
-
-    def build(published, head: dict | None = None, **backbone) -> nn.Module:
-        family = find_variant(published.arch)["family"]
-        mixer, mlp = "mixer" in published.arch, family in ("convformer", "caformer")
-        settings = published.build().settings
-        sizes = ("dim", "depth") if mixer else ("dims", "depths")
-        own_head = dict(type="LinearClsHead", num_classes=5, in_channels=16 if mixer else 64)
-        if published.build().settings.res_scale_init_value is not None:
-            own_head["type"] = "mmmetaformer.MetaFormerClsHead"
-            own_head["hidden_ratio"] = 4 if mlp else None
-        options = dict(
-            type=f"mmmetaformer.{FAMILIES[family]['backbone']}",
-            arch=published.arch,
-            out_indices=(3,),
-            pretrain_size=64,
-            **{size: getattr(settings, size) for size in sizes},
-            **(dict(pyramid=None) if mixer else {}),
-            **(dict(out_norm_cfg=dict(type="BN")) if family == "ffnet" else {}),
-        )
-        return models.build(
-            dict(
-                type="ImageClassifier",
-                backbone=options | published.options | backbone,
-                neck=dict(type="GlobalAveragePooling"),
-                head=own_head | (head or {}),
-            )
-        ).eval()
-
-    return build
 
 
 # ---------------------------------------------------------------- there and back
@@ -424,7 +383,9 @@ def test_half_a_classifier_is_refused(change, message, checkpoints):
 def test_the_account(checkpoints):
     detector = checkpoints["poolformer detector"]
     result = export(detector.state(), "published")
-    assert result.dropped == list(detector.beside) and len(result.state_dict) == len(detector.names())
+    assert result.dropped == list(detector.beside) and len(result.state_dict) == len(
+        detector.names()
+    )
     result = export(detector.state(), "timm", drop_outputs=True)
     norms = {f"backbone.norm{i}.{leaf}" for i in (0, 2, 4, 6) for leaf in ("weight", "bias")}
     assert set(result.dropped) == norms | set(detector.beside)
