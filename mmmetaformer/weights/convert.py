@@ -231,7 +231,8 @@ def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
     # A prefix of a whole network is one of many names.
     prefixes = {p for p in prefixes if 2 * sum(n.startswith(p) for n in tensors) >= len(tensors)}
     best, most, unknown, lacking = "", 0, [], []
-    for layout in layouts:
+    # Ours last, for they let nearly any name of a block through.
+    for layout in sorted(layouts, key=lambda layout: layout.own):
         for prefix in sorted(prefixes):
             inside = [name for name in tensors if name.startswith(prefix)]
             renamed = layout.rename([name.removeprefix(prefix) for name in inside])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from mmmetaformer import MetaFormer, PoolFormer, convert_state_dict
 from mmmetaformer.weights import WeightsError
 from mmmetaformer.weights.convert import convert
+from mmmetaformer.weights.layouts import LAYOUTS
 
 
 def refusal(state, backbone) -> str:
@@ -357,3 +359,21 @@ def test_the_nearest_layout_is_named(prefix, checkpoints):
     message = str(error.value)
     assert "the nearest is timm MetaFormer" in message
     assert "first.conv.weight" in message.partition("keys and not")[2]
+
+
+def test_the_nearest_layout_is_named_when_it_knows_all_keys(published):
+    """What it has to have and is not there is told, too."""
+    for mark in published.marks:
+        state = {name: tensor for name, tensor in published.state().items() if name != mark}
+        message = refusal(state, published.build())
+        assert f"; the nearest is {published.layout}, which knows " in message
+        pattern = re.search(r"; it has (\S+), which are not there$", message)[1]
+        assert fnmatchcase(mark.removeprefix(published.prefix), pattern)
+
+
+def test_nothing_is_near(checkpoints):
+    """The first keys and the known layouts are all that can be told."""
+    state = {f"layer1.{i}.conv1.weight": torch.zeros(1) for i in range(9)}
+    message = refusal(state, checkpoints["poolformer"].build())
+    assert all(layout.name in message for layout in LAYOUTS)
+    assert message.endswith("'layer1.3.conv1.weight', 'layer1.4.conv1.weight']")
