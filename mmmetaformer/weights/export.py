@@ -246,8 +246,10 @@ def _with_classifier_around(
     pairs: list[tuple[str, str]], tensors: Mapping[str, Tensor], around: Rules, prefix: str
 ) -> list[tuple[str, str]]:
     """Our names with those of a classifier that stands around a backbone, if there is one."""
+    if not f".{prefix}".endswith(".backbone."):
+        return pairs
     root = prefix.removesuffix("backbone.")
-    if root == prefix or not any(name.startswith(f"{root}head.") for name in tensors):
+    if not any(name.startswith(f"{root}head.") for name in tensors):
         return pairs
     beside = [name for name in tensors if name.startswith((f"{root}head.", f"{root}neck."))]
     names = {name: own for own, name in pairs} | dict.fromkeys(beside)
