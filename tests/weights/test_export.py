@@ -380,6 +380,24 @@ def test_half_a_classifier_is_refused(change, message, checkpoints):
     assert len(export_state_dict(state, "mmmetaformer", drop_classifier=True)) == 58
 
 
+@pytest.mark.parametrize(
+    ("name", "lost", "message"),
+    [
+        # Without it, what is behind has the numbers of another network.
+        ("metaformer ppaa", "network.4.", "network.5.0.norm1.weight would be network.4.0.norm1"),
+        ("convmixer", "8.", r"\['11.weight', '11.bias'\] has no place in our layout"),
+        ("poolformer", "network.6.", r"not whole: it lacks stages.3.0.\*"),
+    ],
+)
+def test_numbers_that_count_what_is_missing(name, lost, message, checkpoints):
+    """Lists of layers tell when a whole layer is lost, where it is the last of them, too."""
+    state = checkpoints[name].state()
+    left = {key: tensor for key, tensor in state.items() if not key.startswith(lost)}
+    assert len(left) < len(state)
+    with pytest.raises(WeightsError, match=message):
+        export_state_dict(left, "mmmetaformer")
+
+
 def test_the_account(checkpoints):
     detector = checkpoints["poolformer detector"]
     result = export(detector.state(), "published")
