@@ -1,8 +1,8 @@
 """Bring published weights from one key layout into another.
 
 The source is a file or address in any layout that `init_cfg=dict(type='Pretrained', ...)` takes, of
-a backbone, classifier, detector or segmentor; the target is a plain dict of tensors, the backbone's
-only, as .pth or .safetensors.
+a backbone, classifier, detector or segmentor, and has to be whole; the target is a plain dict of
+tensors, of the backbone and its classifier, if there is one, as .pth or .safetensors.
 
 Example:
     python tools/convert_weights.py poolformer_s12.pth.tar poolformer_s12_timm.pth --to timm
@@ -18,8 +18,8 @@ import torch
 
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import run_cli
-from mmmetaformer.weights import export_state_dict, read_checkpoint
-from mmmetaformer.weights.export import TARGETS
+from mmmetaformer.weights import read_checkpoint
+from mmmetaformer.weights.export import TARGETS, export
 
 
 def main() -> None:
@@ -34,16 +34,24 @@ def main() -> None:
         action="store_true",
         help="leave out output norms and pyramids, which timm and mmpretrain do not have",
     )
+    parser.add_argument(
+        "--drop-classifier",
+        action="store_true",
+        help="leave out the classifier and the norm in front of it",
+    )
     args = parser.parse_args()
     target = Path(args.target)
     if target.suffix not in (".pth", ".safetensors"):
         raise UserError(f"the target must end in .pth or .safetensors, got {args.target!r}")
     if not target.absolute().parent.is_dir():
         raise UserError(f"folder {str(target.absolute().parent)!r} does not exist")
-    weights = export_state_dict(
-        read_checkpoint(args.source), args.to, drop_outputs=args.drop_outputs
+    result = export(
+        read_checkpoint(args.source),
+        args.to,
+        drop_outputs=args.drop_outputs,
+        drop_classifier=args.drop_classifier,
     )
-    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+    weights = {name: tensor.contiguous() for name, tensor in result.state_dict.items()}
     # Under another name until it is whole.
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -60,6 +68,9 @@ def main() -> None:
     finally:
         partial.unlink(missing_ok=True)
     print(f"wrote {len(weights)} tensors in the {args.to} layout to {target}")
+    if result.dropped:
+        shown = ", ".join(result.dropped[:4]) + (" ..." if len(result.dropped) > 4 else "")
+        print(f"left out {len(result.dropped)} of the source: {shown}")
 
 
 if __name__ == "__main__":

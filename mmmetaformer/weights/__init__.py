@@ -3,8 +3,9 @@
 ``catalogue.py`` is the table of published files, ``files.py`` reads them safely, ``layouts.py``
 knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, ``classifier.py`` to
 a whole image classifier, ``loading.py`` does all three with a report, ``trained.py`` renames inside
-of whole detectors and segmentors, ``export.py`` goes from one layout to another, and
-``mmengine_files.py`` lets mmengine's own checkpoints through torch's safe loader.
+of whole detectors and segmentors, ``export.py`` goes from one layout to another, ``parts.py``
+knows what a whole network holds, and ``mmengine_files.py`` lets mmengine's own checkpoints through
+torch's safe loader.
 """
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .convert import WeightsError, check_complete, convert, layout_named, reshapable, unwrap
+from .layouts import CLASSIFIER
 
 
 def convert_classifier_state_dict(
@@ -49,8 +50,8 @@ def convert_classifier_state_dict(
     norm = last if any(name.startswith(last) for name in expected) else "head.norm."
     prefix = source.prefix
     classifier = source.dropped.pop("classifier", [])
-    inside = layout_named(source.layout).rename_classifier(
-        [name[len(prefix) :] for name in classifier]
+    inside = layout_named(source.layout).rename(
+        [name[len(prefix) :] for name in tensors if name.startswith(prefix)]
     )
     # In a checkpoint of an ImageClassifier the head stands beside the backbone.
     beside = f"{prefix.removesuffix('backbone.')}head." if prefix.endswith("backbone.") else None
@@ -58,9 +59,8 @@ def convert_classifier_state_dict(
     for name in (*classifier, *(name for names in source.dropped.values() for name in names)):
         own = None
         if name in classifier:
-            own = inside[name[len(prefix) :]]
-            if own is not None:
-                own = own.replace("norm.", norm, 1) if own.startswith("norm.") else f"head.{own}"
+            own = inside[name[len(prefix) :]].removeprefix(f"{CLASSIFIER}.")
+            own = own.replace("norm.", norm, 1) if own.startswith("norm.") else f"head.{own}"
         elif beside is not None and name.startswith(beside):
             own = f"head.{name[len(beside) :]}"
         if own not in expected or own in result:

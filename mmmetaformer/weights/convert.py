@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .files import WeightsError
-from .layouts import CLASSIFIER, LAYOUTS, Layout
+from .layouts import LAYOUTS, Layout, is_classifier
 
 __all__ = ["Conversion", "WeightsError", "convert", "convert_state_dict"]
 
@@ -101,7 +101,7 @@ def convert(
             result.dropped.setdefault("outside of the backbone", []).append(name)
             continue
         own = renamed[inside[name]]
-        if own not in (None, CLASSIFIER) and is_new(own):
+        if is_of_backbone(own) and is_new(own):
             result.dropped.setdefault("declared new", []).append(name)
         elif own in result.state_dict:
             unexpected.append(name)  # a second name for the same parameter
@@ -113,7 +113,7 @@ def convert(
                     f"{name} is {tuple(tensor.shape)}, the backbone's {own} "
                     f"{tuple(expected[own].shape)}"
                 )
-        elif own == CLASSIFIER:
+        elif is_classifier(own):
             result.dropped.setdefault("classifier", []).append(name)
         elif own is not None and backbone.is_for_outputs(own) and _output(own) not in outputs:
             result.dropped.setdefault("for outputs that are not emitted", []).append(name)
@@ -123,7 +123,7 @@ def convert(
             unexpected.append(name)
 
     # A part without parameters may stand in place of one with some, and the other way round.
-    names = [*expected, *(own for own in renamed.values() if own not in (None, CLASSIFIER))]
+    names = [*expected, *filter(is_of_backbone, renamed.values())]
     unmatched = [p for p in new if not any(re.search(p, name) for name in names)]
     if unmatched:
         raise WeightsError(
@@ -230,21 +230,29 @@ def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
     prefixes = {"", *(name[: match.end()] for name in tensors for match in _DOT.finditer(name))}
     # A prefix of a whole network is one of many names.
     prefixes = {p for p in prefixes if 2 * sum(n.startswith(p) for n in tensors) >= len(tensors)}
-    best, most, unknown = "", 0, []
-    for layout in layouts:
+    best, most, unknown, lacking = "", 0, [], []
+    # Ours last, for they let nearly any name of a block through.
+    for layout in sorted(layouts, key=lambda layout: layout.own):
         for prefix in sorted(prefixes):
             inside = [name for name in tensors if name.startswith(prefix)]
             renamed = layout.rename([name.removeprefix(prefix) for name in inside])
-            known = sum(own not in (None, CLASSIFIER) for own in renamed.values())
+            known = sum(map(is_of_backbone, renamed.values()))
             if known > most:
                 best, most = layout.name, known
                 unknown = [name for name in inside if renamed[name.removeprefix(prefix)] is None]
+                lacking = layout.lacking(renamed)
     if not most:
         return ""
     return (
         f"; the nearest is {best}, which knows {most} of the {len(tensors)} keys and not "
         f"{unknown[:_SHOWN]}"
+        + (f"; it has {' and '.join(lacking)}, which are not there" if lacking else "")
     )
+
+
+def is_of_backbone(own: str | None) -> bool:
+    """Whether a layout has made a name of a backbone's of a name."""
+    return own is not None and not is_classifier(own)
 
 
 def layout_named(name: str) -> Layout:
@@ -259,6 +267,6 @@ def _output(own: str) -> str:
 
 def reshapable(source: Tensor, target: Tensor) -> bool:
     """Equal shapes, or a linear weight for a 1x1 convolution or the other way round."""
-    a, b = tuple(source.shape), tuple(target.shape)
+    short, long = sorted((tuple(source.shape), tuple(target.shape)), key=len)
     # (C, 1, 1) is how some write a factor per channel, and (out, in, 1, 1) a linear weight.
-    return a == b or (*a, 1, 1) == b or a == (*b, 1, 1)
+    return short == long or (len(short) > 0 and (*short, 1, 1) == long)

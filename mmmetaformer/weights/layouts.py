@@ -1,9 +1,11 @@
 """The key layouts in which weights are published, each a pure rename in both directions.
 
-A layout maps every name it knows to the backbone's own name, or to ``CLASSIFIER`` for what a
-backbone has no use for. The backbones' own names are those of the MetaFormer-baselines release,
-``downsample_layers.i`` and ``stages.i.j``, and ``stem`` and ``blocks.i`` for isotropic ones; for
-dense prediction ``norm0`` to ``norm3`` and ``pyramid`` are added.
+A layout maps every name it knows to the backbone's own name, or to one below ``CLASSIFIER`` for
+what a backbone has no use for: ``norm`` for the norm in front of the logits; ``fc`` for a linear
+classifier; ``fc1``, ``hidden_norm`` and ``fc2`` for an MLP. The backbones' own names are those of
+the MetaFormer-baselines release, ``downsample_layers.i`` and ``stages.i.j``, and ``stem`` and
+``blocks.i`` for isotropic ones; for dense prediction ``norm0`` to ``norm3`` and ``pyramid`` are
+added.
 """
 
 from __future__ import annotations
@@ -25,14 +27,15 @@ class Layout:
         name: What reports call it.
         signature: Patterns of full names that are all found in every state dict of this layout
             and together in no other's.
-        rename: Maps each name of a state dict to the backbone's own name, to ``CLASSIFIER``, or
-            to None when the layout does not have such a name.
-        restore: Maps each of the backbone's own names to the layout's; None when it has none.
+        rename: Maps each name of a state dict to the backbone's own name, to a classifier's below
+            ``CLASSIFIER``, to ``CLASSIFIER`` alone when it belongs to one of another form, or to
+            None when the layout does not have such a name.
+        restore: Maps each of the names that ``rename`` makes to the layout's; None when it has
+            none.
         linear: Whose 1x1 convolutions are linear layers there, with weights (out, in): ``'none'``,
             ``'all'``, or ``'attention'`` for those in stages of attention.
         scale_ndim: Dimensions of LayerScale there, the first of which are the channels.
         own: Whether its names are those of this package's modules.
-        classifier: What becomes of the names of a classifier; None is what most layouts have.
     """
 
     name: str
@@ -42,12 +45,6 @@ class Layout:
     linear: str = "none"
     scale_ndim: int = 1
     own: bool = False
-    classifier: Rename | None = None
-
-    def rename_classifier(self, names: Iterable[str]) -> dict[str, str | None]:
-        """As ``rename``, for what it maps to ``CLASSIFIER``: ``norm`` for the norm in front of the
-        logits; ``fc`` for a linear classifier; ``fc1``, ``hidden_norm`` and ``fc2`` for an MLP."""
-        return (self.classifier or _classifier)(names)
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
@@ -59,8 +56,22 @@ class Layout:
             found.append({match.group(1) for match in matches if match})
         return sorted(set.intersection(*found))
 
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Which of the signature is not among the names of a network, as shell patterns."""
+        names = list(names)
+        return [
+            re.sub(r"\\d\?|\.[*+]", "*", pattern).replace("\\", "")
+            for pattern in self.signature
+            if not any(re.fullmatch(pattern, name) for name in names)
+        ]
 
-class _Rules:
+
+def is_classifier(own: str | None) -> bool:
+    """Whether a renamed name belongs to a classifier."""
+    return own is not None and own.startswith(CLASSIFIER)
+
+
+class Rules:
     """A rename from (pattern, replacement) pairs; the first that matches the whole name counts.
 
     So that each can be turned round, patterns are of literal text and of groups that capture.
@@ -117,38 +128,51 @@ def _turned_round(pattern: str, replacement: str) -> tuple[re.Pattern, str]:
 
 # ---------------------------------------------------------------- classifiers
 
-_classifier = _Rules(
-    (r"norm\.(\w+)", r"norm.\1"),
-    (r"ln1\.(\w+)", r"norm.\1"),
-    (r"head\.(weight|bias)", r"fc.\1"),
-    (r"head\.(fc[12])\.(weight|bias)", r"\1.\2"),
-    (r"head\.norm\.(weight|bias)", r"hidden_norm.\1"),
+_LINEAR = (r"head\.(weight|bias)", rf"{CLASSIFIER}.fc.\1")
+_HEAD_OF_ANOTHER_FORM = (r"head\..+", CLASSIFIER)
+_classifier = (
+    (r"norm\.(\w+)", rf"{CLASSIFIER}.norm.\1"),
+    _LINEAR,
+    (r"head\.(fc[12])\.(weight|bias)", rf"{CLASSIFIER}.\1.\2"),
+    (r"head\.norm\.(weight|bias)", rf"{CLASSIFIER}.hidden_norm.\1"),
+    _HEAD_OF_ANOTHER_FORM,
+)
+_timm_classifier = (
+    (r"head\.norm\.(\w+)", rf"{CLASSIFIER}.norm.\1"),
+    (r"head\.(fc)\.(weight|bias)", rf"{CLASSIFIER}.\1.\2"),
+    (r"head\.fc\.(fc[12])\.(weight|bias)", rf"{CLASSIFIER}.\1.\2"),
+    (r"head\.fc\.norm\.(weight|bias)", rf"{CLASSIFIER}.hidden_norm.\1"),
+    _HEAD_OF_ANOTHER_FORM,
 )
 
-_timm_classifier = _Rules(
-    (r"head\.norm\.(\w+)", r"norm.\1"),
-    (r"head\.fc\.(weight|bias)", r"fc.\1"),
-    (r"head\.fc\.(fc[12])\.(weight|bias)", r"\1.\2"),
-    (r"head\.fc\.norm\.(weight|bias)", r"hidden_norm.\1"),
-)
 
-_last_of_a_list = _Rules((r"\d+\.(weight|bias)", r"fc.\1"))
+def around_backbone(norm: str | None = None) -> Rules:
+    """The classifier of OpenMMLab's ``ImageClassifier``, by full names, which stands beside the
+    backbone; the norm in front of the logits may be the backbone's.
+
+    Args:
+        norm: Name of that norm; None for a classifier without one.
+    """
+    of_norm = [] if norm is None else [(rf"{re.escape(norm)}\.(\w+)", rf"{CLASSIFIER}.norm.\1")]
+    head = (r"head\.(fc[12]?|hidden_norm)\.(weight|bias)", rf"{CLASSIFIER}.\1.\2")
+    return Rules(*of_norm, head, (r"(?:head|neck)\..+", CLASSIFIER))
+
 
 # ---------------------------------------------------------------- hierarchical networks
 
-_own = _Rules(
+_own = Rules(
     (r"((?:downsample_layers|stages|pos_embeds)\..+)", r"\1"),
     (r"(norm[0-3]\.\w+)", r"\1"),
-    (r"norm\.\w+|head\..+", CLASSIFIER),
+    *_classifier,
 )
 
-_timm = _Rules(
+_timm = Rules(
     (r"stem\.conv\.(\w+)", r"downsample_layers.0.conv.\1"),
     (r"stem\.norm\.(\w+)", r"downsample_layers.0.post_norm.\1"),
     (r"stages\.([1-3])\.downsample\.conv\.(\w+)", r"downsample_layers.\1.conv.\2"),
     (r"stages\.([1-3])\.downsample\.norm\.(\w+)", r"downsample_layers.\1.pre_norm.\2"),
     (r"stages\.([0-3])\.blocks\.(\d+)\.(.+)", r"stages.\1.\2.\3"),
-    (r"head\..+", CLASSIFIER),
+    *_timm_classifier,
 )
 
 
@@ -217,13 +241,13 @@ def _restore_poolformer(names: Iterable[str]) -> dict[str, str | None]:
     return restored
 
 
-_poolformer_rest = _Rules(
+_poolformer_rest = Rules(
     (r"patch_embed\.proj\.(\w+)", r"downsample_layers.0.conv.\1"),
-    (r"norm\.\w+|head\..+", CLASSIFIER),
+    *_classifier,
 )
 
 
-def _ffnet(name: str, signature: tuple[str, ...], rules: _Rules) -> Layout:
+def _ffnet(name: str, signature: tuple[str, ...], rules: Rules) -> Layout:
     """What FFNet's releases share: the patch merging is the first entry of a stage from stage 1
     on, convolution and norm of a pair are called ``c`` and ``bn``, and LayerScale is (C, 1, 1)."""
 
@@ -238,7 +262,10 @@ def _ffnet(name: str, signature: tuple[str, ...], rules: _Rules) -> Layout:
         return {name: own and _pair(shift(own, -1)) for name, own in rules(names).items()}
 
     def restore(names: Iterable[str]) -> dict[str, str | None]:
-        return {name: rules.restore_one(_unpair(shift(name, 1))) for name in names}
+        return {
+            name: rules.restore_one(name if is_classifier(name) else _unpair(shift(name, 1)))
+            for name in names
+        }
 
     return Layout(name, signature, rename, restore, scale_ndim=3)
 
@@ -255,7 +282,7 @@ _CONV = r"((?:c|bn)\.\w+)"
 _TOKENS = r"(stages\.[0-3]\.\d+)\.token_mixer\.0\.main"
 _CHANNELS = r"(stages\.[0-3]\.\d+)\.channel_mixer\.main"
 _MERGING = r"stages\.([1-3])\.0\.proj"
-_ffnet_rules = _Rules(
+_ffnet_rules = Rules(
     (rf"patch_embed\.0\.{_CONV}", r"downsample_layers.0.conv1.\1"),
     (rf"patch_embed\.2\.{_CONV}", r"downsample_layers.0.conv2.\1"),
     (rf"{_MERGING}\.0\.conv\.{_CONV}", r"downsample_layers.\1.conv.branches.0.\2"),
@@ -275,10 +302,10 @@ _ffnet_rules = _Rules(
     (r"(stages\.[0-3]\.\d+)\.token_mixer\.0\.layer_scale", r"\1.layer_scale1.scale"),
     (r"(stages\.[0-3]\.\d+)\.channel_mixer\.layer_scale", r"\1.layer_scale2.scale"),
     (r"(norm[0-3]\.\w+)", r"\1"),
-    (r"norm\.\w+|head\..+", CLASSIFIER),
+    *_classifier,
 )
 
-_ffnet_seg_rules = _Rules(
+_ffnet_seg_rules = Rules(
     *(
         (rf"patch_embed\.{theirs}\.{_CONV}", rf"downsample_layers.0.conv{ours}.\1")
         for theirs, ours in ((0, 1), (2, 2), (4, 3), (5, 4))
@@ -309,7 +336,7 @@ _ffnet_seg_rules = _Rules(
 
 # The head of FFNet_seg, which its two published models have with kernels of 9.
 _HEAD_BLOCK = r"head_blocks\.(\d+)"
-_ffnet_head_rules = _Rules(
+_ffnet_head_rules = Rules(
     (rf"squeeze\.([02])\.{_CONV}", r"squeeze.\1.\2"),
     (rf"align\.0\.{_CONV}", r"widen.0.\1"),
     (rf"{_HEAD_BLOCK}\.token_mixer\.main\.fc\.{_CONV}", r"blocks.\1.token_mixer.query.\2"),
@@ -334,29 +361,29 @@ _ffnet_head_rules = _Rules(
 
 # ---------------------------------------------------------------- isotropic networks
 
-_own_isotropic = _Rules(
+_own_isotropic = Rules(
     (r"((?:stem|blocks|pyramid)\..+)", r"\1"),
     (r"(norm[0-3]\.\w+)", r"\1"),
-    (r"norm\.\w+|head\..+", CLASSIFIER),
+    *_classifier,
 )
 
 
-def _convmixer_rules(stem: str, blocks: str, head: str) -> _Rules:
+def _convmixer_rules(stem: str, blocks: str, *head: tuple[str, str]) -> Rules:
     """All three layouts are nn.Sequential and differ in how they reach the blocks."""
-    return _Rules(
+    return Rules(
         (rf"{stem}0\.(\w+)", r"stem.conv.\1"),
         (rf"{stem}2\.(\w+)", r"stem.norm.\1"),
         (rf"{blocks}(\d+)\.0\.fn\.0\.(\w+)", r"blocks.\1.token_mixer.conv.\2"),
         (rf"{blocks}(\d+)\.0\.fn\.2\.(\w+)", r"blocks.\1.token_mixer.norm.\2"),
         (rf"{blocks}(\d+)\.1\.(\w+)", r"blocks.\1.mlp.conv.\2"),
         (rf"{blocks}(\d+)\.3\.(\w+)", r"blocks.\1.mlp.norm.\2"),
-        (head, CLASSIFIER),
+        *head,
     )
 
 
-_convmixer_rest = _convmixer_rules("", "", r"\d+\.(weight|bias)")
-_convmixer_timm = _convmixer_rules(r"stem\.", r"blocks\.", r"head\..+")
-_convmixer_mmpretrain = _convmixer_rules(r"stem\.", r"stages\.", r"head\..+")
+_convmixer_rest = _convmixer_rules("", "")
+_convmixer_timm = _convmixer_rules(r"stem\.", r"blocks\.", _LINEAR, _HEAD_OF_ANOTHER_FORM)
+_convmixer_mmpretrain = _convmixer_rules(r"stem\.", r"stages\.", _HEAD_OF_ANOTHER_FORM)
 
 
 def _count_blocks(name: str, by: int) -> str:
@@ -364,31 +391,51 @@ def _count_blocks(name: str, by: int) -> str:
 
 
 def _convmixer(names: Iterable[str]) -> dict[str, str | None]:
-    """ConvMixer's release: one list of stem, blocks from index 3 and classifier."""
-    renamed = _convmixer_rest(names)
-    return {name: own and _count_blocks(own, -3) for name, own in renamed.items()}
+    """ConvMixer's release: one list of stem, blocks from index 3, pooling, flattening and
+    classifier."""
+    names = list(names)
+    renamed = {name: own and _count_blocks(own, -3) for name, own in _convmixer_rest(names).items()}
+    last = _last_block(own for own in renamed.values() if own)
+    for name, own in renamed.items():
+        match = re.fullmatch(r"(\d+)\.(weight|bias)", name)
+        if own is None and match:
+            behind = int(match[1]) == last + 6
+            renamed[name] = f"{CLASSIFIER}.fc.{match[2]}" if behind else CLASSIFIER
+    return renamed
 
 
 def _restore_convmixer(names: Iterable[str]) -> dict[str, str | None]:
-    return {name: _convmixer_rest.restore_one(_count_blocks(name, 3)) for name in names}
+    names = list(names)
+    last = _last_block(names)
+    restored = {}
+    for name in names:
+        match = re.fullmatch(rf"{CLASSIFIER}\.fc\.(weight|bias)", name)
+        own = _convmixer_rest.restore_one(_count_blocks(name, 3))
+        restored[name] = f"{last + 6}.{match[1]}" if match else own
+    return restored
 
 
-_mixer_timm = _Rules(
+def _last_block(names: Iterable[str]) -> int:
+    return max((int(m[1]) for n in names if (m := re.match(r"blocks\.(\d+)\.", n))), default=-1)
+
+
+_mixer_timm = Rules(
     (r"stem\.proj\.(\w+)", r"stem.conv.\1"),
     (r"blocks\.(\d+)\.(norm[12])\.(\w+)", r"blocks.\1.\2.\3"),
     (r"blocks\.(\d+)\.mlp_tokens\.(fc[12])\.(\w+)", r"blocks.\1.token_mixer.\2.\3"),
     (r"blocks\.(\d+)\.mlp_channels\.(fc[12])\.(\w+)", r"blocks.\1.mlp.\2.\3"),
-    (r"norm\.\w+|head\..+", CLASSIFIER),
+    *_classifier,
 )
 
-_mixer_mmpretrain = _Rules(
+_mixer_mmpretrain = Rules(
     (r"patch_embed\.projection\.(\w+)", r"stem.conv.\1"),
     (r"layers\.(\d+)\.ln([12])\.(\w+)", r"blocks.\1.norm\2.\3"),
     (r"layers\.(\d+)\.token_mix\.layers\.0\.0\.(\w+)", r"blocks.\1.token_mixer.fc1.\2"),
     (r"layers\.(\d+)\.token_mix\.layers\.1\.(\w+)", r"blocks.\1.token_mixer.fc2.\2"),
     (r"layers\.(\d+)\.channel_mix\.layers\.0\.0\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
     (r"layers\.(\d+)\.channel_mix\.layers\.1\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
-    (r"ln1\.\w+|head\..+", CLASSIFIER),
+    (r"ln1\.(\w+)", rf"{CLASSIFIER}.norm.\1"),
+    _HEAD_OF_ANOTHER_FORM,
 )
 
 # The release's names are ours; its 1x1 convolutions are linear. It is read as our own layout.
@@ -414,7 +461,6 @@ LAYOUTS = (
         _timm,
         _timm.restore,
         linear="attention",
-        classifier=_timm_classifier,
     ),
     _ffnet(
         "FFNet",
@@ -438,7 +484,6 @@ LAYOUTS = (
         (r"0\.weight", r"3\.0\.fn\.0\.weight"),
         _convmixer,
         _restore_convmixer,
-        classifier=_last_of_a_list,
     ),
     Layout(
         "timm ConvMixer",

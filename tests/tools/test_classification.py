@@ -122,14 +122,18 @@ def test_train_test_and_published_files(config, tmp_path):
     theirs = pickle.loads((tmp_path / "theirs.pkl").read_bytes())
     for ours, other in zip(results, theirs, strict=True):
         assert torch.equal(ours["pred_score"], other["pred_score"])
+    python_tool("convert_weights.py", "published.pth", "own.pth", "--to", "mmmetaformer",
+                cwd=tmp_path)  # fmt: skip
+    own = torch.load(tmp_path / "own.pth")
+    assert own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
     output = python_tool(
-        "train.py", path, "--work-dir", "tuned", "--cfg-options", "load_from=published.pth",
+        "train.py", path, "--work-dir", "tuned", "--cfg-options", "load_from=own.pth",
         "train_cfg.max_epochs=1", "optim_wrapper.optimizer.lr=0.0", cwd=tmp_path,
     )  # fmt: skip
     tuned = torch.load(tmp_path / "tuned/epoch_1.pth", map_location="cpu", weights_only=False)
     assert all(torch.equal(value, state[name]) for name, value in tuned["state_dict"].items())
 
-    tta = python_tool("test.py", path, "published.pth", "--tta", "--work-dir", "tta", cwd=tmp_path)
+    tta = python_tool("test.py", path, "own.pth", "--tta", "--work-dir", "tta", cwd=tmp_path)
     assert "accuracy/top1" in tta
 
     torch.save({**published(state), "head.fc3.weight": torch.zeros(1)}, tmp_path / "more.pth")

@@ -6,6 +6,8 @@ backbone's own name for it, and its shape in the file.
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
 
+from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.backbones.factory import build_backbone
+from mmmetaformer.backbones.variants import FAMILIES
 
 Shape = tuple[int, ...]
 Row = tuple[str, str, Shape]
@@ -40,7 +45,7 @@ class Published:
         classifier: Names and shapes of what a backbone has no use for.
         new: Names of the backbone that the file lacks.
         prefix: Prefix of all of these names in the file.
-        beside: Other names in the file.
+        beside: Other names and shapes in the file.
         marks: Names in the file without any of which the layout is not known.
     """
 
@@ -51,7 +56,7 @@ class Published:
     classifier: dict[str, Shape] = field(default_factory=dict)
     new: set[str] = field(default_factory=set)
     prefix: str = ""
-    beside: tuple[str, ...] = ()
+    beside: dict[str, Shape] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, deeper: int = 0, **options: Any) -> Backbone:
@@ -70,13 +75,16 @@ class Published:
     def state(self, deeper: int = 0) -> dict[str, Tensor]:
         """What is in the file: each tensor is another one."""
         generator = torch.Generator().manual_seed(0)
-        shapes = {name: shape for name, _, shape in self.rows(deeper)} | self.classifier
-        tensors = {self.prefix + name: torch.randn(s, generator=generator)
-                   for name, s in shapes.items()}  # fmt: skip
+        shapes = {name: shape for name, _, shape in self.rows(deeper)}
+        # Where a classifier has a number, the blocks are counted with it.
+        shapes |= {re.sub(r"^\d+", lambda m: str(int(m[0]) + deeper), name): shape
+                   for name, shape in self.classifier.items()}  # fmt: skip
+        shapes = {self.prefix + name: shape for name, shape in shapes.items()} | self.beside
+        tensors = {name: torch.randn(s, generator=generator) for name, s in shapes.items()}
         for number, name in enumerate(tensors):
             if name.endswith("num_batches_tracked"):
                 tensors[name] = torch.tensor(number)
-        return tensors | {name: torch.zeros(3) for name in self.beside}
+        return tensors
 
 
 def affine(name: str, own: str, *shape: int) -> Iterator[Row]:
@@ -205,26 +213,96 @@ def baseline(deeper: int, mixers: str, *, timm: bool = False, norms: bool = Fals
     return rows
 
 
-# ---------------------------------------------------------------- isotropic networks
+# ---------------------------------------------------------------- FFNet
 
 
-def batch_norm(name: str, own: str) -> Iterator[Row]:
-    yield from affine(name, own, DIM)
-    yield f"{name}.running_mean", f"{own}.running_mean", (DIM,)
-    yield f"{name}.running_var", f"{own}.running_var", (DIM,)
+def batch_norm(name: str, own: str, dim: int) -> Iterator[Row]:
+    yield from affine(name, own, dim)
+    yield f"{name}.running_mean", f"{own}.running_mean", (dim,)
+    yield f"{name}.running_var", f"{own}.running_var", (dim,)
     yield f"{name}.num_batches_tracked", f"{own}.num_batches_tracked", ()
+
+
+def conv_bn(name: str, own: str, out: int, *shape: int) -> Iterator[Row]:
+    yield f"{name}.c.weight", f"{own}.conv.weight", (out, *shape)
+    yield from batch_norm(f"{name}.bn", f"{own}.norm", out)
+
+
+def depthwise(name: str, own: str, dim: int, branches: dict[str, tuple[int, int]]) -> Iterator[Row]:
+    """Convolutions side by side, by their names."""
+    for number, (branch, kernel) in enumerate(branches.items()):
+        yield from conv_bn(f"{name}.{branch}", f"{own}.branches.{number}", dim, 1, *kernel)
+
+
+LARGE_AND_SMALL = {"conv": (7, 7), "conv1": (3, 3)}
+STRIPS = ({"conv1": (3, 3), "strip_conv1": (1, 3), "strip_conv2": (3, 1)},) * 2 + (
+    {"conv1": (9, 9), "conv2": (5, 5), "strip_conv1": (1, 9), "strip_conv2": (9, 1)},
+) * 2
+
+
+def ffnet_block(
+    name: str, own: str, stage: int, *, seg: bool, scaled: bool, large: bool
+) -> Iterator[Row]:
+    """A block of FFNet or FFNet_seg; ``large`` is the kernel of the channel mixer."""
+    dim, hidden = DIMS[stage], DIMS[stage] * (4 if seg else 3)
+    main, mixer = f"{name}.token_mixer.0.main", f"{own}.token_mixer"
+    yield from conv_bn(f"{main}.fc", f"{mixer}.query", dim, dim, 1, 1)
+    for theirs, ours in (("conv1", "key"), ("conv2", "value")):
+        if seg or stage >= 2:
+            branches = STRIPS[stage] if seg else LARGE_AND_SMALL
+            yield from depthwise(f"{main}.{theirs}", f"{mixer}.{ours}", dim, branches)
+        else:
+            yield from affine(f"{main}.{theirs}", f"{mixer}.{ours}", dim, 1, 3, 3)
+    if scaled:
+        yield f"{name}.token_mixer.0.layer_scale", f"{own}.layer_scale1.scale", (dim, 1, 1)
+        yield f"{name}.channel_mixer.layer_scale", f"{own}.layer_scale2.scale", (dim, 1, 1)
+    main = f"{name}.channel_mixer.main"
+    if large:
+        yield from depthwise(f"{main}.conv", f"{own}.mlp.conv", dim, LARGE_AND_SMALL)
+    else:
+        yield from conv_bn(f"{main}.conv", f"{own}.mlp.conv", dim, 1, 3, 3)
+    yield from affine(f"{main}.fc1", f"{own}.mlp.fc1", hidden, dim, 1, 1)
+    yield from affine(f"{main}.fc2", f"{own}.mlp.fc2", dim, hidden, 1, 1)
+
+
+def ffnet(deeper: int, *, seg: bool = False, norms: bool = False, **block: bool) -> list[Row]:
+    block = dict(scaled=seg, large=False) | block
+    stem = {0: (64, 3), 2: (64, 64), 4: (DIMS[0], 64), 5: (DIMS[0], DIMS[0])}
+    stem = stem if seg else {0: (64, 3), 2: (DIMS[0], 64)}
+    rows = []
+    for number, (index, (out, into)) in enumerate(stem.items()):
+        own = f"downsample_layers.0.conv{number + 1}"
+        rows += conv_bn(f"patch_embed.{index}", own, out, into, 3, 3)
+    for stage, dim in enumerate(DIMS):
+        proj, own = f"stages.{stage}.0.proj", f"downsample_layers.{stage}"
+        if stage and seg:
+            rows += conv_bn(f"{proj}.0", f"{own}.conv", 2 * dim, DIMS[stage - 1], 3, 3)
+            rows += conv_bn(f"{proj}.2", f"{own}.proj", dim, 2 * dim, 1, 1)
+        elif stage:
+            rows += depthwise(f"{proj}.0", f"{own}.conv", dim, LARGE_AND_SMALL)
+            rows += conv_bn(f"{proj}.1.conv", f"{own}.proj", dim, dim, 1, 1)
+        for j in range(DEPTHS[stage] + deeper):
+            # From stage 1 on the patch merging is the first entry.
+            name = f"stages.{stage}.{j + (stage > 0)}"
+            rows += ffnet_block(name, f"stages.{stage}.{j}", stage, seg=seg, **block)
+        if norms:
+            rows += affine(f"norm{stage}", f"norm{stage}", dim)
+    return rows
+
+
+# ---------------------------------------------------------------- isotropic networks
 
 
 def convmixer(deeper: int, stem: str, block: Callable[[int], str]) -> list[Row]:
     rows = [
         *affine(f"{stem}0", "stem.conv", DIM, 3, 7, 7),
-        *batch_norm(f"{stem}2", "stem.norm"),
+        *batch_norm(f"{stem}2", "stem.norm", DIM),
     ]
     for i in range(DEPTH + deeper):
         rows += affine(f"{block(i)}.0.fn.0", f"blocks.{i}.token_mixer.conv", DIM, 1, 7, 7)
-        rows += batch_norm(f"{block(i)}.0.fn.2", f"blocks.{i}.token_mixer.norm")
+        rows += batch_norm(f"{block(i)}.0.fn.2", f"blocks.{i}.token_mixer.norm", DIM)
         rows += affine(f"{block(i)}.1", f"blocks.{i}.mlp.conv", DIM, DIM, 1, 1)
-        rows += batch_norm(f"{block(i)}.3", f"blocks.{i}.mlp.norm")
+        rows += batch_norm(f"{block(i)}.3", f"blocks.{i}.mlp.norm", DIM)
     return rows
 
 
@@ -316,12 +394,21 @@ TIMM_MLP_HEAD = {"head.norm.weight": (64,), "head.norm.bias": (64,),
                  "head.fc.fc1.weight": (256, 64), "head.fc.fc1.bias": (256,),
                  "head.fc.norm.weight": (256,), "head.fc.norm.bias": (256,),
                  "head.fc.fc2.weight": (5, 256), "head.fc.fc2.bias": (5,)}  # fmt: skip
-DETECTOR = ("neck.lateral_convs.0.conv.weight", "bbox_head.retina_cls.bias")
-MMPRETRAIN_HEAD = ("head.fc.weight", "head.fc.bias")
+BN_HEAD = LINEAR_HEAD | {
+    f"norm.{name}": (64,) for name in ("running_mean", "running_var")
+} | {"norm.num_batches_tracked": ()}  # fmt: skip
+SEG_HEAD = {"head1.0.c.weight": (96, 64, 1, 1), "head2.0.weight": (5, 96)}
+DETECTOR = {"neck.lateral_convs.0.conv.weight": (3,), "bbox_head.retina_cls.bias": (3,)}
+
+
+def mmpretrain_head(channels: int) -> dict[str, Shape]:
+    return {"head.fc.weight": (5, channels), "head.fc.bias": (5,)}
+
 
 _PATCH_EMBED = {"patch_embed.proj.weight"}
 _DOWNSAMPLE = {"downsample_layers.0.conv.weight"}
 _STEM = {"stem.conv.weight"}
+_FFNET = {"patch_embed.0.c.weight", "stages.1.0.proj.0.conv.c.weight"}
 
 
 def _hybrid(arch: str, entries: tuple[str, ...], **options: Any) -> Published:
@@ -363,7 +450,7 @@ PUBLISHED = {
     "poolformer mmpretrain": Published(
         "PoolFormer", "poolformer_s12", partial(poolformer, norms="6"),
         {"backbone.patch_embed.proj.weight"}, new=NORMS - {"norm3.weight", "norm3.bias"},
-        prefix="backbone.", beside=MMPRETRAIN_HEAD,
+        prefix="backbone.", beside=mmpretrain_head(64),
     ),
     "poolformer timm": Published(
         "timm MetaFormer", "poolformer_s12", poolformer_timm, _STEM, TIMM_LINEAR_HEAD, NORMS
@@ -395,6 +482,15 @@ PUBLISHED = {
         {"backbone.downsample_layers.0.conv.weight"}, prefix="backbone.", beside=DETECTOR,
         options=dict(out_norm_cfg=dict(type="LN2d")),
     ),
+    "ffnet": Published("FFNet", "ffnet_1", ffnet, _FFNET, BN_HEAD, NORMS),
+    "ffnet detector": Published(
+        "FFNet", "ffnet_3", partial(ffnet, norms=True, scaled=True, large=True),
+        {f"backbone.{name}" for name in _FFNET}, prefix="backbone.", beside=DETECTOR,
+    ),
+    "ffnet seg": Published(
+        "FFNet_seg", "ffnet_seg", partial(ffnet, seg=True),
+        {"patch_embed.0.c.weight", "stages.1.0.proj.0.c.weight"}, SEG_HEAD,
+    ),
     "convmixer": Published(
         "ConvMixer", "convmixer_768_32", CONVMIXER_RELEASE, {"0.weight", "3.0.fn.0.weight"},
         {f"{DEPTH + 5}.weight": (5, DIM), f"{DEPTH + 5}.bias": (5,)}, _CONVMIXER_NEW,
@@ -407,7 +503,7 @@ PUBLISHED = {
     "convmixer mmpretrain": Published(
         "mmpretrain ConvMixer", "convmixer_768_32", CONVMIXER_MMPRETRAIN,
         {"backbone.stem.0.weight", "backbone.stages.0.0.fn.0.weight"}, new=_CONVMIXER_NEW,
-        prefix="backbone.", beside=MMPRETRAIN_HEAD,
+        prefix="backbone.", beside=mmpretrain_head(DIM),
     ),
     "convmixer own": Published(
         "mmmetaformer isotropic", "convmixer_768_32",
@@ -423,7 +519,7 @@ PUBLISHED = {
         "mmpretrain MLP-Mixer", "mlp_mixer_s16", mixer_mmpretrain,
         {"backbone.patch_embed.projection.weight"},
         {"ln1.weight": (DIM,), "ln1.bias": (DIM,)}, _MIXER_NEW,
-        prefix="backbone.", beside=MMPRETRAIN_HEAD,
+        prefix="backbone.", beside=mmpretrain_head(DIM),
     ),
     "mixer own": Published(
         "mmmetaformer isotropic", "mlp_mixer_s16", own(mixer_timm, MIXER_PYRAMID),
@@ -442,3 +538,40 @@ def checkpoints() -> dict[str, Published]:
 def published(request) -> Published:
     """Each of them."""
     return PUBLISHED[request.param]
+
+
+@pytest.fixture
+def build_classifier() -> Callable[..., nn.Module]:
+    """Our image classifier of a checkpoint, as the configs of ImageNet have it."""
+    pytest.importorskip("mmpretrain")
+    init_default_scope("mmpretrain")
+    models = importlib.import_module("mmpretrain.registry").MODELS
+
+    def build(published: Published, head: dict | None = None, **backbone: Any) -> nn.Module:
+        family = find_variant(published.arch)["family"]
+        mixer, mlp = "mixer" in published.arch, family in ("convformer", "caformer")
+        settings = published.build().settings
+        sizes = ("dim", "depth") if mixer else ("dims", "depths")
+        own_head = dict(type="LinearClsHead", num_classes=5, in_channels=16 if mixer else 64)
+        if settings.res_scale_init_value is not None:
+            own_head["type"] = "mmmetaformer.MetaFormerClsHead"
+            own_head["hidden_ratio"] = 4 if mlp else None
+        options = dict(
+            type=f"mmmetaformer.{FAMILIES[family]['backbone']}",
+            arch=published.arch,
+            out_indices=(3,),
+            pretrain_size=64,
+            **{size: getattr(settings, size) for size in sizes},
+            **(dict(pyramid=None) if mixer else {}),
+            **(dict(out_norm_cfg=dict(type="BN")) if family == "ffnet" else {}),
+        )
+        return models.build(
+            dict(
+                type="ImageClassifier",
+                backbone=options | published.options | backbone,
+                neck=dict(type="GlobalAveragePooling"),
+                head=own_head | (head or {}),
+            )
+        ).eval()
+
+    return build
