@@ -28,6 +28,7 @@ _PUBLIC = {
     "convert_classifier_state_dict": "weights",
     "convert_state_dict": "weights",
     "create_backbone": "backbones",
+    "data_preprocessor_for": "weights",
     "export_state_dict": "weights",
     "find_checkpoint": "weights",
     "list_archs": "backbones",

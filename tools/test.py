@@ -18,13 +18,13 @@ from mmmetaformer.engine.launch import (
     walk,
 )
 from mmmetaformer.engine.preflight import check_config
-from mmmetaformer.weights import allow_mmengine_checkpoints, is_pretrained
+from mmmetaformer.weights import is_pretrained
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("checkpoint", help="checkpoint, a file or an http(s) address")
     parser.add_argument(
         "--out",
         help="write the predictions: a .pkl file for detection and classification, a folder of "
@@ -56,7 +56,6 @@ def main() -> None:
         dict(type="mmmetaformer.engine.hooks.CompleteCheckpointHook"),
     ]
 
-    allow_mmengine_checkpoints()
     prepare_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.test()

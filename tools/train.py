@@ -14,7 +14,6 @@ from mmmetaformer.engine.launch import (
     run_cli,
 )
 from mmmetaformer.engine.preflight import check_config
-from mmmetaformer.weights import allow_mmengine_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,7 +30,8 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from a checkpoint; without a path, from the latest in the work directory",
+        help="go on from a checkpoint, a file or an http(s) address; without one, from the latest "
+        "in the work directory",
     )
     add_common_arguments(parser)
     return parser.parse_args()
@@ -54,7 +54,11 @@ def main() -> None:
         cfg.load_from = None if args.resume == "auto" else args.resume
 
     check_config(cfg, splits=("train", "val"))
-    allow_mmengine_checkpoints()
+    use = "resume" if cfg.get("resume") else "load_from"
+    cfg.custom_hooks = [
+        *cfg.get("custom_hooks", []),
+        dict(type="mmmetaformer.engine.hooks.CompleteCheckpointHook", use=use),
+    ]
     prepare_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.train()

@@ -7,8 +7,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from ..weights import convert_classifier_state_dict
-from ..weights.trained import published_parts, rename_parts
+from ..weights import WeightsError, convert_classifier_state_dict
+from ..weights.convert import why_unusable
+from ..weights.trained import rename_parts
 from .errors import UserError
 from .launch import warn
 
@@ -41,51 +42,69 @@ class PublishedClassifierHook(Hook):
 
 
 class CompleteCheckpointHook(Hook):
-    """Refuses a checkpoint that leaves a part of the model as it was initialised, or that is of a
-    deeper backbone.
+    """Refuses a checkpoint that does not fit, before anything is copied.
 
     mmengine loads with ``strict=False``, so that a test with the wrong config or file gives
-    figures of a random network. Used by ``tools/test.py``.
+    figures of a random network, and a training starts from one. Used by the tools.
+
+    Args:
+        use: ``'test'`` and ``'resume'`` want the whole model, and ``'resume'`` what a training
+            goes on from. ``'load_from'`` wants the backbone (each part with
+            :class:`~mmmetaformer.weights.PublishedNames`); necks and heads may start anew, such as
+            one for other classes, and mmengine logs it.
+
+    Raises:
+        ValueError: If ``use`` is none of them.
     """
 
+    # In front of EMAHook, which loads its copy; behind PublishedClassifierHook if that comes first.
+    priority = "VERY_HIGH"
+
+    def __init__(self, use: str = "test") -> None:
+        if use not in ("test", "load_from", "resume"):
+            raise ValueError(f"use must be 'test', 'load_from' or 'resume', got {use!r}")
+        self.use = use
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare names and shapes before the weights are copied.
+        """Compare names, shapes and values before the weights are copied.
 
         Raises:
-            UserError: If a parameter is missing or has another shape, or if a backbone has no
-                place for one.
-            WeightsError: If a part is in a published layout and does not fit.
+            UserError: If a parameter is missing or has another shape, or if the file is none to
+                resume from.
+            WeightsError: If a part does not fit, or a parameter has unusable values.
         """
         model = _bare_model(runner)
-        weights = checkpoint.get("state_dict", checkpoint)
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-        weights = rename_parts(model, weights)
+        weights = rename_parts(model, checkpoint["state_dict"])
         expected = model.state_dict()
+        for name in expected.keys() & weights.keys():
+            reason = why_unusable(weights[name], expected[name])
+            if reason:
+                raise WeightsError(f"the checkpoint does not fit the config: {name} {reason}")
         wrong = [
             name
             for name, value in expected.items()
             if name not in weights or weights[name].shape != value.shape
         ]
-        if wrong:
+        if wrong and self.use != "load_from":
             raise UserError(
                 f"the checkpoint does not fit the config: {len(wrong)} of {len(expected)} tensors "
                 f"are missing or differ in shape ({_some(wrong)})"
             )
-        for prefix, part in published_parts(model):
-            inside = {
-                n: n[len(prefix) :] for n in weights.keys() - expected if n.startswith(prefix)
-            }
-            spare = sorted(
-                name
-                for name, own in inside.items()
-                if not (part.is_for_outputs(own) or part.is_behind_outputs(own))
-            )
-            if spare:
-                raise UserError(
-                    f"the checkpoint does not fit the config: {type(part).__name__} has no place "
-                    f"for {len(spare)} of its tensors ({_some(spare)})"
-                )
-        _warn_of_other_classes(runner, checkpoint)
+        if self.use == "resume":
+            _check_resumable(checkpoint)
+        if self.use == "test":
+            _warn_of_other_classes(runner, checkpoint)
+
+
+def _check_resumable(checkpoint: dict) -> None:
+    meta = checkpoint.get("meta") or {}
+    absent = [name for name in ("epoch", "iter") if name not in meta]
+    absent += [name for name in ("message_hub",) if name not in checkpoint]
+    if absent:
+        raise UserError(
+            f"the checkpoint is none to resume from, it has no {', '.join(absent)}: "
+            "--cfg-options load_from=CHECKPOINT starts a new training with its weights"
+        )
 
 
 def _warn_of_other_classes(runner: Runner, checkpoint: dict) -> None:

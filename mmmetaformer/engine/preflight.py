@@ -19,11 +19,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from ..backbones.arch import full_name
-from ..registry import MODELS, find_part
-from ..weights import Checkpoint, find_checkpoint, is_pretrained, read_checkpoint
-from ..weights.catalogue import by_url
+from ..weights import Checkpoint, is_pretrained, read_checkpoint
 from ..weights.files import is_local
+from ..weights.statistics import arch_of, published_file, published_weights
 from .errors import UserError
 from .launch import walk, warn
 
@@ -66,44 +64,34 @@ def _check_statistics(cfg: Config) -> None:
     """Warn when images are normalised otherwise than known weights expect."""
     # mmpretrain's configs have it beside the model.
     given = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    for source, known in _known_weights(cfg):
+        wanted = known.data_preprocessor()
+        found = {name: given.get(name) for name in wanted}
+        # Sequences of any kind; whole numbers for what need not be any.
+        found = {n: list(v) if isinstance(v, list | tuple) else v for n, v in found.items()}
+        # mmpretrain calls it to_rgb.
+        found["bgr_to_rgb"] = bool(found["bgr_to_rgb"] or given.get("to_rgb"))
+        differing = {name: value for name, value in wanted.items() if found[name] != value}
+        if differing:
+            warn(
+                f"{source} wants images with {differing}, and model.data_preprocessor has "
+                f"{ {name: found[name] for name in differing} }: "
+                "mmmetaformer.data_preprocessor_for(backbone) gives a config what it should have"
+            )
+
+
+def _known_weights(cfg: Config) -> Iterator[tuple[str, Checkpoint]]:
+    """What a run will load, as far as the catalogue knows it."""
     for part in walk(cfg.model):
-        for known in _known_weights(part):
-            wanted = known.data_preprocessor()
-            found = {name: given.get(name) for name in wanted}
-            # Sequences of any kind; whole numbers for what need not be any.
-            found = {n: list(v) if isinstance(v, list | tuple) else v for n, v in found.items()}
-            # mmpretrain calls it to_rgb.
-            found["bgr_to_rgb"] = bool(found["bgr_to_rgb"] or given.get("to_rgb"))
-            differing = {name: value for name, value in wanted.items() if found[name] != value}
-            if differing:
-                warn(
-                    f"{known.url} wants images with {differing}, and model.data_preprocessor has "
-                    f"{ {name: found[name] for name in differing} }"
-                )
-
-
-def _known_weights(part: dict) -> Iterator[Checkpoint]:
-    """The entries of the catalogue that a backbone's config names."""
-    kind, pretrained = part.get("type"), part.get("pretrained")
-    for source in _pretrained_sources(part):
-        known = by_url(source)
-        if known is not None:
-            yield known
-    if not pretrained or not isinstance(kind, str) or not kind.startswith("mmmetaformer."):
-        return
-    try:
-        cls = find_part(MODELS, kind.removeprefix("mmmetaformer."))
-        yield find_checkpoint(full_name(part.get("arch"), cls.family), pretrained)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{kind}: {error}") from error
-
-
-def _pretrained_sources(part: dict) -> Iterator[str]:
-    """Files and addresses of the pretrained weights that a config names, one or several."""
-    init_cfg = part.get("init_cfg")
-    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-        if is_pretrained(cfg) and isinstance(cfg.get("checkpoint"), str):
-            yield cfg["checkpoint"]
+        try:
+            yield from ((known.url, known) for known in published_weights(part))
+            arch = arch_of(part)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{part.get('type')}: {error}") from error
+        if arch is not None and cfg.get("load_from"):
+            known = published_file(cfg.load_from, arch)
+            if known is not None:
+                yield cfg.load_from, known
 
 
 def check_checkpoint(source: str, what: str = "checkpoint") -> None:

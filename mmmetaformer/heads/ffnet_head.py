@@ -96,6 +96,7 @@ class FFNetHead(PublishedNames, BaseDecodeHead):
     """
 
     layouts = HEAD_LAYOUTS
+    class_names = (r"^conv_seg\.",)
 
     def __init__(
         self,

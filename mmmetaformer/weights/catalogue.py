@@ -89,9 +89,15 @@ class TrainedCheckpoint:
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-def sha256_prefix(url: str) -> str | None:
-    """The digits of a SHA-256 in the name of one of OpenMMLab's files; None in other names."""
-    match = re.match(r"https://download\.openmmlab\.com/.*[-_]([0-9a-f]{8})\.pth$", url)
+def sha256_prefix(source: str) -> str | None:
+    """The eight digits of a SHA-256 in the name of one of OpenMMLab's files, or of a file that was
+    named as these are (``name-abcdef12.pth``); None in other names.
+
+    Elsewhere than in OpenMMLab's own addresses digits without a letter are none: they are dates and
+    numbers of iterations.
+    """
+    match = re.match(r"https://download\.openmmlab\.com/.*[-_]([0-9a-f]{8})\.pth$", source)
+    match = match or re.search(r"-(?=\d*[a-f])([0-9a-f]{8})\.pth$", source.partition("?")[0])
     return match.group(1) if match else None
 
 

@@ -7,7 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .convert import WeightsError, check_complete, convert, layout_named, reshapable, unwrap
+from .convert import (
+    WeightsError,
+    check_complete,
+    convert,
+    layout_named,
+    reshapable,
+    unwrap,
+    why_unusable,
+)
 from .layouts import CLASSIFIER
 
 
@@ -55,7 +63,7 @@ def convert_classifier_state_dict(
     )
     # In a checkpoint of an ImageClassifier the head stands beside the backbone.
     beside = f"{prefix.removesuffix('backbone.')}head." if prefix.endswith("backbone.") else None
-    wrong, unexpected = [], []
+    wrong, unexpected, unusable = [], [], []
     for name in (*classifier, *(name for names in source.dropped.values() for name in names)):
         own = None
         if name in classifier:
@@ -65,6 +73,8 @@ def convert_classifier_state_dict(
             own = f"head.{name[len(beside) :]}"
         if own not in expected or own in result:
             unexpected.append(name)
+        elif reason := why_unusable(tensors[name], expected[own]):
+            unusable.append(f"{name} {reason}")
         elif not reshapable(tensors[name], expected[own]):
             wrong.append(
                 f"{name} is {tuple(tensors[name].shape)}, the model's {own} "
@@ -73,7 +83,7 @@ def convert_classifier_state_dict(
         else:
             result[own] = tensors[name].reshape(expected[own].shape)
     missing = [name for name in expected if name not in result]
-    check_complete(source.layout, type(model).__name__, wrong, missing, unexpected)
+    check_complete(source.layout, type(model).__name__, wrong, missing, unexpected, unusable)
     return {name: result[name] for name in expected}
 
 

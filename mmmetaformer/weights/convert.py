@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .files import WeightsError
@@ -70,6 +71,8 @@ def convert(
     backbone: nn.Module,
     prefix: str | None = None,
     new: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    layouts: Sequence[Layout] | None = None,
 ) -> Conversion:
     """As :func:`convert_state_dict`, with the account of what became of each key.
 
@@ -80,22 +83,26 @@ def convert(
         new: Regular expressions, searched for in the backbone's own names, such as
             ``'token_mixer'``. What fits one is not taken from the source: it may be missing, and
             of another shape, and what the source has in its place is dropped.
+        optional: As ``new``, of what is taken from the source where it is there and fits.
+        layouts: Those that may be found; None for the backbone's.
     """
     if isinstance(new, str):
         new = [new]
 
     def is_new(name: str) -> bool:
-        return any(re.search(pattern, name) for pattern in new)
+        return _fits_any(new, name)
 
     tensors = unwrap(state_dict)
-    layout, prefix = identify(tensors, prefix, backbone.layouts)
+    layout, prefix = identify(tensors, prefix, backbone.layouts if layouts is None else layouts)
     result = Conversion(layout.name, prefix)
     expected = backbone.state_dict()
     outputs = {_output(name) for name in expected if backbone.is_for_outputs(name)}
-    unexpected, wrong = [], []
+    unexpected, wrong, unusable = [], [], []
 
     inside = {name: name[len(prefix) :] for name in tensors if name.startswith(prefix)}
     renamed = layout.rename(list(inside.values()))
+    if layout.own:  # a class of somebody's own may have more names
+        renamed |= {name: name for name in renamed if name in expected}
     for name, tensor in tensors.items():
         if name not in inside:
             result.dropped.setdefault("outside of the backbone", []).append(name)
@@ -106,8 +113,13 @@ def convert(
         elif own in result.state_dict:
             unexpected.append(name)  # a second name for the same parameter
         elif own in expected:
-            if reshapable(tensor, expected[own]):
+            reason = why_unusable(tensor, expected[own])
+            if reason:
+                unusable.append(f"{name} {reason}")
+            elif reshapable(tensor, expected[own]):
                 result.state_dict[own] = tensor.reshape(expected[own].shape)
+            elif _fits_any(optional, own):
+                result.dropped.setdefault("of another shape and optional", []).append(name)
             else:
                 wrong.append(
                     f"{name} is {tuple(tensor.shape)}, the backbone's {own} "
@@ -135,22 +147,34 @@ def convert(
     result.new = [
         name
         for name in absent
-        if is_new(name) or (backbone.is_for_outputs(name) and _output(name) not in loaded)
+        if is_new(name)
+        or _fits_any(optional, name)
+        or (backbone.is_for_outputs(name) and _output(name) not in loaded)
     ]
     missing = [name for name in absent if name not in result.new]
-    check_complete(layout.name, type(backbone).__name__, wrong, missing, unexpected)
+    check_complete(layout.name, type(backbone).__name__, wrong, missing, unexpected, unusable)
     return result
 
 
+def _fits_any(patterns: Sequence[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
 def check_complete(
-    layout: str, target: str, wrong: list[str], missing: list[str], unexpected: list[str]
+    layout: str,
+    target: str,
+    wrong: list[str],
+    missing: list[str],
+    unexpected: list[str],
+    unusable: Sequence[str] = (),
 ) -> None:
     """Raise ``WeightsError`` if anything is wrong; a wrong shape is not said to be missing, too."""
     problems = [
         f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
         for what, names in (
             ("of another shape", wrong),
-            ("missing", missing if not wrong else []),
+            ("of unusable values", unusable),
+            ("missing", missing if not (wrong or unusable) else []),
             ("unexpected", unexpected),
         )
         if names
@@ -163,18 +187,24 @@ def check_complete(
         )
 
 
-def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """The name-to-tensor mapping inside of a checkpoint.
-
-    Raises:
-        WeightsError: If there is none.
-    """
+def innermost(checkpoint: Any) -> Any:
+    """What is inside of the wrappers of a checkpoint, or the checkpoint if it has none."""
     content = checkpoint
     while isinstance(content, Mapping):
         wrapped = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
         if not wrapped:
             break
         content = content[wrapped[0]]
+    return content
+
+
+def unwrap(checkpoint: Any) -> dict[str, Tensor]:
+    """The name-to-tensor mapping inside of a checkpoint.
+
+    Raises:
+        WeightsError: If there is none.
+    """
+    content = innermost(checkpoint)
     if not isinstance(content, Mapping):
         raise WeightsError(f"expected a mapping of names to tensors, got {type(content).__name__}")
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
@@ -208,7 +238,7 @@ def identify(
             f"the checkpoint holds several networks ({where}): name one with "
             "init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
         )
-    under = "" if prefix is None else f" under the prefix {prefix!r}"
+    under = f" under the prefix {prefix!r}" if prefix else ""
     raise WeightsError(
         f"unknown layout{under}: known are {', '.join(layout.name for layout in layouts)}; the "
         f"first keys are {list(tensors)[:_SHOWN]}{_nearest(tensors, layouts)}"
@@ -270,3 +300,15 @@ def reshapable(source: Tensor, target: Tensor) -> bool:
     short, long = sorted((tuple(source.shape), tuple(target.shape)), key=len)
     # (C, 1, 1) is how some write a factor per channel, and (out, in, 1, 1) a linear weight.
     return short == long or (len(short) > 0 and (*short, 1, 1) == long)
+
+
+def why_unusable(source: Tensor, target: Tensor) -> str | None:
+    """Why a tensor's values cannot become those of another: half precision and double can, whole
+    numbers where fractions belong, NaN and infinity cannot."""
+    if not target.is_floating_point():
+        return None
+    if not source.is_floating_point():
+        return f"is of {source.dtype}, where numbers of {target.dtype} belong"
+    # float8 has no test of its own.
+    values = source.float() if source.element_size() == 1 else source
+    return None if torch.isfinite(values).all() else "holds NaN or infinite values"

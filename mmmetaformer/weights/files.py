@@ -6,18 +6,18 @@ import hashlib
 import os
 import pickle
 import re
+import uuid
 import zipfile
-from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import torch
 from mmengine.dist import barrier, get_local_rank
 
-from .catalogue import sha256_prefix
-from .mmengine_files import allow_mmengine_checkpoints
+from .catalogue import by_url, sha256_prefix
+from .mmengine_files import load_safely
 
 _TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -37,64 +37,112 @@ def read_checkpoint(source: str | Path) -> Any:
 
     Args:
         source: Path of a ``.pth``, ``.pt``, ``.bin``, ``.tar`` or ``.safetensors`` file, or an
-            address of one, which is downloaded once into the folder that the environment variable
-            ``MMMETAFORMER_WEIGHTS`` names, or torch's hub cache. A file whose name tells its
-            SHA-256, as OpenMMLab's do, is checked against it.
+            address of one, which is downloaded once; see :func:`cached_path`. A file whose name
+            ends in digits of its SHA-256, as OpenMMLab's do, is checked against them.
+
+    Returns:
+        What is in the file, its tensors on the CPU.
 
     Raises:
-        WeightsError: If the file is missing, cannot be downloaded, is no checkpoint or holds
-            objects beyond tensors and plain containers.
+        WeightsError: If the file is missing, cannot be downloaded, is not the one that its name
+            says, is no checkpoint or holds objects beyond tensors and plain containers.
     """
     source = str(source)
     if not is_local(source):
-        scheme = urlparse(source).scheme
-        if scheme in ("http", "https"):
-            return _download(source)
-        raise WeightsError(
-            f"cannot read {source!r}: expected a path or an http(s) address, got {scheme}://"
-        )
+        return _read_address(source)
     path = Path(source).expanduser()
     if not path.is_file():
         raise WeightsError(f"checkpoint {source!r} does not exist (looked in {Path.cwd()})")
+    _check_digits(
+        path, path.name, "get it again, or give it a name without them if it was changed on purpose"
+    )
     return _read(path)
 
 
-def _download(url: str) -> Any:
-    name = Path(urlparse(url).path).name
+def cached_path(url: str) -> Path:
+    """Where the file of an address is kept, or can be put by hand.
+
+    That is the folder that the environment variable ``MMMETAFORMER_WEIGHTS`` names, or torch's hub
+    cache. Files of the catalogue and those whose names tell their SHA-256 lie in the folder itself,
+    any other in a folder of its address, since different files have the same name.
+
+    Raises:
+        WeightsError: If the address is not one of http(s), or ends in no file name.
+    """
+    parsed = urlparse(url)
+    if parsed.scheme not in ("http", "https"):
+        raise WeightsError(
+            f"cannot read {url!r}: expected a path or an http(s) address, got {parsed.scheme}://"
+        )
+    name = Path(unquote(parsed.path)).name
+    if name in ("", ".", ".."):
+        raise WeightsError(f"cannot read {url!r}: expected the address of a file")
     own = os.environ.get("MMMETAFORMER_WEIGHTS")
     folder = Path(own).expanduser() if own else Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / name
-    digits = sha256_prefix(url)
+    if by_url(url) is None and sha256_prefix(url) is None:
+        folder /= hashlib.sha256(url.encode()).hexdigest()[:12]
+    return folder / name
+
+
+def _read_address(url: str) -> Any:
+    path = cached_path(url)
     try:
-        # One process of each machine downloads, to a temporary name that is renamed when complete.
+        # One process of each machine downloads.
         if not path.is_file() and get_local_rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
-    except (URLError, OSError, RuntimeError) as error:  # the last one is about the hash
-        raise WeightsError(
-            f"cannot download {url} ({error}): without network, put the file at {path}"
-        ) from error
+            return _download(url, path)
     finally:
         barrier()
     if not path.is_file():
         raise WeightsError(f"{path} was not downloaded by the first process of this machine")
-    if digits is not None and not _sha256(path).startswith(digits):
+    again = "delete it, and it is downloaded again"
+    _check_digits(path, url, again)
+    try:
+        return _read(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error} (kept for {url}: {again})") from error
+
+
+def _download(url: str, path: Path) -> Any:
+    """Download a file and read it; under its own name is only what could be read."""
+    # The end of the name tells the format.
+    partial = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(partial))
+        _check_digits(partial, url, "try again")
+        content = _read(partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError, HTTPException) as error:
         raise WeightsError(
-            f"{path} is not the file of {url}: its SHA-256 does not begin with {digits}; delete "
-            "it, and it is downloaded again"
+            f"cannot download {url} ({error}): without network, put the file at {path}"
+        ) from error
+    except WeightsError as error:
+        reason = str(error).replace(str(partial), "what came")
+        raise WeightsError(
+            f"{url}: {reason}; nothing of it was kept. The file itself can be put at {path}"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return content
+
+
+def _check_digits(path: Path, name: str, remedy: str) -> None:
+    """Raise if a name or address tells digits of a SHA-256 and the file has others."""
+    digits = sha256_prefix(name)
+    if digits is not None and not (found := sha256(path)).startswith(digits):
+        raise WeightsError(
+            f"{path} is damaged or another file than {name}: its SHA-256 does not begin with "
+            f"{digits} but with {found[:8]}; {remedy}"
         )
-    return _read(path)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The digits of a file's SHA-256."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-_allow_mmengine_checkpoints = cache(allow_mmengine_checkpoints)
 
 
 def _read(path: Path) -> Any:
@@ -108,11 +156,12 @@ def _read(path: Path) -> Any:
             return load_file(path)
         except Exception as error:  # of a damaged file, nearly any
             raise WeightsError(f"{path} is not a safetensors file: {error}") from error
-    _allow_mmengine_checkpoints()
     # torch's own switch, which whatever else loads the file obeys, too.
     trusted = os.environ.get(_TRUST, "0").lower() in ("1", "y", "yes", "true")
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trusted)
+        if trusted:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        return load_safely(path)
     except Exception as error:  # of a damaged file, nearly any
         refused = re.search(r"(?:Unsupported (?:global|class)|GLOBAL) [^.]*\S+", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:

@@ -8,29 +8,42 @@ a state dict is copied into the model, whoever copies it: mmengine's runner, ``i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .convert import Conversion, convert
+from .convert import Conversion, convert, why_unusable
 from .files import WeightsError
 from .layouts import LAYOUTS, Layout
-from .loading import LoadReport
+from .loaders import source_of, source_of_all
+from .loading import LoadReport, is_pretrained
+
+
+def _unchanged(names: Iterable[str]) -> dict[str, str | None]:
+    return {name: name for name in names}
 
 
 class PublishedNames:
     """A module that is loaded under its own names and under published ones.
 
-    To be named in front of the module's other base. Names of its own pass as they are, whether
-    all are there or not; those of a published layout are renamed, and have to fit.
+    To be named in front of the module's other base. Names of a published layout are renamed, and
+    have to fit. Names of its own pass as torch defines, but for a file that mmengine reads
+    (``load_from``, ``init_detector``, ``init_model``): of a file the part is taken as a whole or
+    refused, since mmengine loads whatever fits and no more than logs the rest.
+
+    What a file may lack is what dense prediction adds (an output norm, a pyramid), what depends on
+    the number of classes, and what the ``new`` of a ``Pretrained`` in the module's ``init_cfg``
+    names.
 
     Attributes:
         layouts: Those that are known of such a module.
+        class_names: Patterns of the names whose shapes follow the number of classes.
     """
 
     layouts: ClassVar[tuple[Layout, ...]] = LAYOUTS
+    class_names: ClassVar[tuple[str, ...]] = ()
 
     def is_for_outputs(self, name: str) -> bool:
         """Whether a state dict may lack a name; see :func:`convert`."""
@@ -41,47 +54,75 @@ class PublishedNames:
         return False
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         # The state dict is a copy for this call, from which the submodules get theirs.
-        conversion = rename_part(self, state_dict, prefix)
+        source = source_of(local_metadata)
+        conversion = rename_part(self, state_dict, prefix, source)
         if conversion is not None:
-            report = LoadReport(
-                f"{prefix}* of a checkpoint" if prefix else "state dict", conversion
-            )
+            where = source or "a checkpoint"
+            report = LoadReport(f"{prefix}* of {where}" if prefix else where, conversion)
             print_log(str(report), logger="current")
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
 
-def rename_part(part: nn.Module, state_dict: dict[str, Any], prefix: str) -> Conversion | None:
+# Of a part whose own names no layout of its own tells.
+_OWN_NAMES = Layout("mmmetaformer", (r".+",), _unchanged, _unchanged, own=True)
+
+
+def rename_part(
+    part: nn.Module, state_dict: dict[str, Any], prefix: str, source: str | None = None
+) -> Conversion | None:
     """Give the tensors of one part of a model the part's own names, in place.
 
     Args:
         part: A module with ``PublishedNames``.
         state_dict: That of the model.
         prefix: Prefix of the part in it.
+        source: The file that it is from, of which the whole part has to fit; None for a state dict
+            of which own names may be there in part.
 
     Returns:
-        The account of the names; None if they are the part's own or of no known layout, and stay.
+        The account of the names; None if nothing had to be changed.
 
     Raises:
-        WeightsError: If the layout is known and its tensors do not fit.
+        WeightsError: If the tensors do not fit.
     """
     inside = {name[len(prefix) :]: name for name in state_dict if name.startswith(prefix)}
-    if inside.keys() <= part.state_dict().keys():  # as a rule, and found out sooner than layouts
+    tensors = {name: state_dict[full] for name, full in inside.items()}
+    own = part.state_dict()
+    # As a rule, and found out sooner than layouts.
+    if _is_whole(tensors, own) if source else inside.keys() <= own.keys():
         return None
-    layouts = [
-        layout for layout in part.layouts if not layout.own and "" in layout.prefixes(inside)
-    ]
-    if not layouts:
-        return None
+    layouts = [layout for layout in part.layouts if "" in layout.prefixes(inside)]
+    if not source:
+        layouts = [layout for layout in layouts if not layout.own]
+        if not layouts:
+            return None
+    optional = (*part.class_names, *_declared_new(part))
     try:
-        conversion = convert({name: state_dict[full] for name, full in inside.items()}, part, "")
+        if not inside:
+            raise WeightsError("there is none of its tensors")
+        if not layouts and inside.keys() & own.keys():
+            layouts = [_OWN_NAMES]
+        conversion = convert(tensors, part, "", optional=optional, layouts=layouts or part.layouts)
     except WeightsError as error:
-        where = f"{prefix}* of the checkpoint: " if prefix else ""
+        where = f"{prefix}* of {source or 'the checkpoint'}: " if prefix or source else ""
+        hint = ""
         # What FFNet trains as branches is one convolution then.
         fused = not any(hasattr(module, "fused") for module in part.modules())
-        hint = "; load them before switch_to_deploy" if fused and "FFNet" in layouts[0].name else ""
+        if fused and layouts and "FFNet" in layouts[0].name:
+            hint = "; load them before switch_to_deploy"
+        elif source:
+            hint = (
+                ". What is to start anew is named by this part's init_cfg="
+                "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
+            )
         raise WeightsError(f"{where}{error}{hint}") from error
     for full in inside.values():
         del state_dict[full]
@@ -89,15 +130,37 @@ def rename_part(part: nn.Module, state_dict: dict[str, Any], prefix: str) -> Con
     return conversion
 
 
+def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
+    return tensors.keys() == own.keys() and all(
+        isinstance(tensor, Tensor)
+        and tensor.shape == own[name].shape
+        and not why_unusable(tensor, own[name])
+        for name, tensor in tensors.items()
+    )
+
+
+def _declared_new(part: nn.Module) -> list[str]:
+    """What the part's ``Pretrained`` says that its weights lack."""
+    cfgs = getattr(part, "init_cfg", None) or []
+    patterns: list[str] = []
+    for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
+        if is_pretrained(cfg):
+            new = cfg.get("new", ())
+            patterns += [new] if isinstance(new, str) else new
+    return patterns
+
+
 def rename_parts(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a whole model as loading will copy it: with the parts' own names.
+    """The state dict of a whole model as loading will copy it from a file: with the parts' own
+    names.
 
     Raises:
-        WeightsError: If a part's layout is known and its tensors do not fit.
+        WeightsError: If a part's tensors do not fit.
     """
     renamed = dict(state_dict)
+    source = source_of_all(state_dict) or "the checkpoint"
     for prefix, part in published_parts(model):
-        rename_part(part, renamed, prefix)
+        rename_part(part, renamed, prefix, source)
     return renamed
 
 

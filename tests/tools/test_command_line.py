@@ -54,6 +54,8 @@ def tool(name: str, *args: str) -> subprocess.CompletedProcess:
         (["train.py", ADE, "--cfg-options", "train_dataloader.batch_size"], "takes KEY=VALUE"),
         (["train.py", ADE, "--cfg-options", "custom_hooks=[dict(a=1,b=2)]"], "cannot read"),
         (["test.py", ADE, "README.md"], "README.md cannot be read as a checkpoint: it is none"),
+        (["train.py", ADE, "--cfg-options", "load_from=README.md"],
+         "README.md cannot be read as a checkpoint: it is none"),
     ],
 )  # fmt: skip
 def test_one_clear_sentence(args, message):

@@ -163,7 +163,7 @@ def test_a_checkpoint_of_the_old_stack(data, tmp_path):
     del old["backbone.network.2.0.mlp.fc1.weight"]
     torch.save(dict(meta=meta, state_dict=old), tmp_path / "broken.pth")
     output = python_tool("test.py", config, "broken.pth", cwd=tmp_path, fails=True)
-    assert "error: backbone.* of the checkpoint: weights in the PoolFormer layout" in output
+    assert "error: backbone.* of broken.pth: weights in the PoolFormer layout" in output
     assert "1 missing: stages.1.0.mlp.fc1.weight" in output and "Traceback" not in output
 
 

@@ -1,0 +1,141 @@
+"""Mean and standard deviation of images that published weights want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from ..registry import MODELS, find_part
+from .catalogue import CATALOGUE, Checkpoint, by_url, find_checkpoint
+from .files import is_local, sha256
+from .loading import is_pretrained
+from .trained import PublishedNames
+
+_SCOPE = "mmmetaformer."
+
+
+def data_preprocessor_for(
+    backbone: str | Mapping[str, Any],
+    pretrained: str | bool = True,
+    channel_order: str = "bgr_to_rgb",
+) -> dict[str, Any]:
+    """The settings of a ``data_preprocessor`` that a backbone's published weights want.
+
+    In a config file, so that no numbers are copied::
+
+        from mmmetaformer import data_preprocessor_for
+
+        backbone = dict(type='mmmetaformer.MlpMixer', arch='b16', pretrained='in21ft1k')
+        model = dict(backbone=backbone, data_preprocessor=data_preprocessor_for(backbone))
+
+    To any config that was read, one of mmengine's Python style (``with read_base()``) included::
+
+        cfg.model.data_preprocessor.update(data_preprocessor_for(cfg.model.backbone))
+
+    Args:
+        backbone: The backbone's config, which names its weights by ``pretrained`` or by a
+            ``Pretrained`` in ``init_cfg`` (an address of the catalogue, or a copy of such a file),
+            or the name of a network, as in ``list_archs()``.
+        pretrained: Which weights of a network that is given by name; True for the usual ones.
+        channel_order: What the data preprocessor calls the swap of the channels: ``'to_rgb'`` in
+            mmpretrain.
+
+    Returns:
+        ``mean`` and ``std`` of the channels R, G and B, of 0 to 255, and ``bgr_to_rgb=True``.
+
+    Raises:
+        ValueError: If there are no such weights, or nothing is known of those that are named.
+    """
+    if channel_order not in ("bgr_to_rgb", "to_rgb"):
+        raise ValueError(f"channel_order must be 'bgr_to_rgb' or 'to_rgb', got {channel_order!r}")
+    if isinstance(backbone, str):
+        known = find_checkpoint(backbone, pretrained)
+    else:
+        known = next(published_weights(backbone), None)
+    if known is None:
+        raise ValueError(
+            f"no published weights are known of {dict(backbone)}: give pretrained=..., or mean and "
+            "std by hand; mmmetaformer.list_checkpoints() says what is known"
+        )
+    settings = known.data_preprocessor()
+    return {**settings, channel_order: settings.pop("bgr_to_rgb")}
+
+
+def published_weights(backbone: Mapping[str, Any]) -> Iterator[Checkpoint]:
+    """The entries of the catalogue that the config of a backbone or of another part names.
+
+    Raises:
+        TypeError, ValueError: If there is no such backbone, or there are no such weights of it.
+    """
+    arch = arch_of(backbone)
+    for source in _pretrained_sources(backbone):
+        known = published_file(source, arch)
+        if known is not None:
+            yield known
+    pretrained = backbone.get("pretrained")
+    if pretrained and _backbone_class(backbone) is not None:
+        if arch is None:
+            raise ValueError(f"pretrained={pretrained!r} needs an arch by name")
+        yield find_checkpoint(arch, pretrained)
+
+
+def arch_of(part: Mapping[str, Any]) -> str | None:
+    """Full name of the network of a backbone's config; None for one without a name or of others.
+
+    Raises:
+        ValueError: If there is no network of that name; lists the choices.
+    """
+    cls = _backbone_class(part)
+    if cls is None:
+        return None
+    # Not above: the backbones import the weights.
+    from ..backbones.arch import full_name
+
+    default = signature(cls).parameters["arch"].default
+    arch = part.get("arch", default)
+    return full_name(arch, cls.family) if isinstance(arch, str) else None
+
+
+def _backbone_class(part: Mapping[str, Any]) -> type | None:
+    """The class of a backbone of this package that a config is of."""
+    kind = part.get("type")
+    if isinstance(kind, str) and kind.startswith(_SCOPE):
+        kind = find_part(MODELS, kind.removeprefix(_SCOPE))
+    named = isinstance(kind, type) and hasattr(kind, "family") and issubclass(kind, PublishedNames)
+    return kind if named else None
+
+
+def published_file(source: str, arch: str | None = None) -> Checkpoint | None:
+    """The entry of the catalogue that a file or address is or is a copy of.
+
+    A copy is told by its name and, of a network of which digits of a SHA-256 are known, by these.
+
+    Args:
+        source: Path or address.
+        arch: The network that it is for.
+    """
+    name = PurePosixPath(unquote(urlparse(source).path)).name
+    known = by_url(source) or _first(c for c in CATALOGUE if c.url.endswith(f"/{name}"))
+    if known is not None or not is_local(source):
+        return known
+    of_arch = [c for c in CATALOGUE if c.arch == arch and c.sha256_prefix]
+    path = Path(source).expanduser()
+    if not of_arch or not path.is_file():
+        return None
+    digits = sha256(path)
+    return _first(c for c in of_arch if digits.startswith(c.sha256_prefix))
+
+
+def _first(checkpoints: Iterator[Checkpoint]) -> Checkpoint | None:
+    return next(checkpoints, None)
+
+
+def _pretrained_sources(part: Mapping[str, Any]) -> Iterator[str]:
+    """Files and addresses of the pretrained weights that a config names, one or several."""
+    init_cfg = part.get("init_cfg")
+    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        if is_pretrained(cfg) and isinstance(cfg.get("checkpoint"), str):
+            yield cfg["checkpoint"]
