@@ -28,7 +28,8 @@ class Backbone(PublishedNames, BaseModule):
     """Four-level feature extractor for a neck.
 
     A state dict may have its own names or those of a published layout, inside of a trained detector
-    or segmentor, too.
+    or segmentor, too. Of a file it is there as a whole; see
+    :class:`~mmmetaformer.weights.PublishedNames`.
 
     Attributes:
         out_indices: Stages that are emitted, 0 to 3, in the order of emission.

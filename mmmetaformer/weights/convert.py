@@ -119,7 +119,7 @@ def convert(
             elif reshapable(tensor, expected[own]):
                 result.state_dict[own] = tensor.reshape(expected[own].shape)
             elif _fits_any(optional, own):
-                result.dropped.setdefault("of another shape and optional", []).append(name)
+                result.dropped.setdefault("of another shape, which was allowed", []).append(name)
             else:
                 wrong.append(
                     f"{name} is {tuple(tensor.shape)}, the backbone's {own} "

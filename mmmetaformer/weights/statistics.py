@@ -61,7 +61,8 @@ def data_preprocessor_for(
             "std by hand; mmmetaformer.list_checkpoints() says what is known"
         )
     settings = known.data_preprocessor()
-    return {**settings, channel_order: settings.pop("bgr_to_rgb")}
+    settings[channel_order] = settings.pop("bgr_to_rgb")
+    return settings
 
 
 def published_weights(backbone: Mapping[str, Any]) -> Iterator[Checkpoint]:

@@ -1,13 +1,17 @@
 """mmengine's training checkpoints under torch's safe loader."""
 
+import os
+import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
+from mmmetaformer.weights import WeightsError, mmengine_files, read_checkpoint
 from mmmetaformer.weights.mmengine_files import _history_buffer_method, allow_mmengine_checkpoints
 
 
@@ -38,6 +42,9 @@ def test_without_it_the_file_is_refused(training_checkpoint):
     assert result.returncode == 1 and "UnpicklingError" in result.stderr
 
 
+@pytest.mark.skipif(
+    not mmengine_files._is_extensible(), reason="nothing can be allowed before torch 2.6"
+)
 def test_training_checkpoint_loads(training_checkpoint):
     allow_mmengine_checkpoints()
     checkpoint = torch.load(training_checkpoint, weights_only=True)
@@ -80,3 +87,76 @@ def test_stand_in_serves_history_buffers_only(owner, name):
     with pytest.raises(ValueError, match="not allowed"):
         _history_buffer_method(owner, name)
     assert _history_buffer_method(HistoryBuffer, "mean") is HistoryBuffer.mean
+
+
+# ---------------------------------------------------------------- by torch of any version
+
+
+@pytest.fixture(params=["this torch", "torch < 2.6"])
+def torch_version(request, monkeypatch):
+    """With what torch allows by itself from 2.6 on, and by the unpickler here before."""
+    if request.param != "this torch":
+        monkeypatch.setattr(mmengine_files, "_is_extensible", lambda: False)
+
+
+class System:
+    """Pickles a call of a function by which a file could do anything."""
+
+    def __init__(self, path):
+        self.command = f"touch {path}"
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def rewrite(path, new_format):
+    """The same checkpoint as torch of other times wrote it."""
+    content = torch.load(path, weights_only=False)
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    return content
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_every_torch_reads_training_checkpoints(training_checkpoint, new_format, torch_version):
+    content = rewrite(training_checkpoint, new_format)
+    read = read_checkpoint(training_checkpoint)
+    assert read.keys() == content.keys() and read["meta"] == content["meta"]
+    assert torch.equal(read["state_dict"]["weight"], torch.ones(3))
+    hub = read["message_hub"]
+    assert hub["log_scalars"]["train/loss"].mean(2) == pytest.approx((0.25 + 0.2) / 2)
+    assert hub["runtime_info"] == dict(iter=5, seed=np.float32(0.5))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_every_torch_reads_tensors_of_all_kinds(new_format, tmp_path, torch_version):
+    dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8,
+              torch.bool]  # fmt: skip
+    tensors = {str(dtype): torch.ones(2, 3).to(dtype).T for dtype in dtypes}
+    tensors["parameter"] = torch.nn.Parameter(torch.ones(2))
+    path = tmp_path / "all.pth"
+    torch.save(dict(state_dict=OrderedDict(tensors), more=[(1, 2.0, None, "x", True)]), path,
+               _use_new_zipfile_serialization=new_format)  # fmt: skip
+    read = read_checkpoint(path)
+    assert read["more"] == [(1, 2.0, None, "x", True)]
+    for name, tensor in tensors.items():
+        assert torch.equal(read["state_dict"][name], tensor)
+        assert read["state_dict"][name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("system", r"GLOBAL \w+\.system"), ("open", r"GLOBAL \S*open"), ("getattr", "not allowed")],
+)
+def test_every_torch_refuses_code(kind, message, new_format, tmp_path, torch_version):
+    owned, path = tmp_path / "owned", tmp_path / "bad.pth"
+    payload = dict(system=System(owned), open=Opens(owned), getattr=Getattr())[kind]
+    content = dict(state_dict=dict(a=torch.ones(1)), payload=payload)
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(path)
+    # Nor in a bare pickle.
+    path.write_bytes(pickle.dumps(content["payload"]))
+    with pytest.raises(WeightsError, match="bad.pth"):
+        read_checkpoint(path)
+    assert not owned.exists()

@@ -21,11 +21,11 @@ from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import load_checkpoint, load_state_dict
+from mmengine.runner.checkpoint import _load_checkpoint, load_checkpoint, load_state_dict
 from mmseg.apis import init_model
 from torch import Tensor, nn
 
-from mmmetaformer import switch_to_deploy
+from mmmetaformer import PoolFormer, switch_to_deploy
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.hooks import CompleteCheckpointHook
 from mmmetaformer.engine.launch import replace_sync_bn
@@ -638,6 +638,9 @@ def test_a_part_of_an_own_state_dict_loads_as_torch_defines(olds):
     missing = [n for n in state if n not in kept and not n.endswith("num_batches_tracked")]
     assert report.missing_keys == missing
     assert report.unexpected_keys == ["backbone.norm9.weight"]
+    with pytest.raises(RuntimeError, match=r"(?s)Missing key.*backbone.norm9.weight") as caught:
+        model.load_state_dict({**kept, "backbone.norm9.weight": torch.ones(1)})
+    assert not isinstance(caught.value, WeightsError)
     for name, held in model.state_dict().items():
         assert torch.equal(held, kept.get(name, state[name]))
 
@@ -664,6 +667,122 @@ def test_load_checkpoint_of_mmengine(olds, tmp_path):
     model = old.kind.build()
     load_checkpoint(model, str(old.save(tmp_path / "old.pth")), strict=True)
     old.check(model)
+
+
+# ---------------------------------------------------------------- parts of files
+
+
+def saved(tmp_path: Path, state: dict[str, Tensor]) -> str:
+    torch.save(dict(state_dict=state), tmp_path / "file.pth")
+    return str(tmp_path / "file.pth")
+
+
+def own_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value(name, held) for name, held in model.state_dict().items()}
+
+
+def held_like(model: nn.Module, state: dict[str, Tensor]) -> set[str]:
+    """Names of the tensors that a model has taken from a state dict."""
+    held = model.state_dict()
+    return {n for n, t in state.items() if n in held and torch.equal(held[n], t)}
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_head_for_other_classes_starts_anew(published, olds, tmp_path, capfd):
+    """As fine-tuning has it, in mmengine's own log; all else is taken."""
+    old = olds("ffnet_seg")
+    cfg = old.kind.cfg()
+    cfg.model.decode_head.num_classes = 7
+    replace_sync_bn(cfg.model)
+    cfg.model.backbone.init_cfg = None
+    init_default_scope("mmseg")
+    model = MODELS.build(cfg.model)
+    state = own_state(old.kind.build())
+    path = saved(tmp_path, old.state if published else state)
+    other = {"decode_head.conv_seg.weight", "decode_head.conv_seg.bias"}
+    load_checkpoint(model, path)
+    assert held_like(model, state) == state.keys() - other
+    report = "".join(capfd.readouterr())
+    assert "missing keys in source state_dict: decode_head.conv_seg.weight, decode_head.c" in report
+    with pytest.raises(UserError, match="2 of .* missing or differ in shape .decode_head.conv_seg"):
+        run(old.kind, Path(path), tmp_path, model)
+
+
+def test_parts_that_start_anew_are_named_in_init_cfg(olds, tmp_path):
+    """What was replaced may be missing; what is there and fits is taken all the same."""
+    kind = olds("semantic fpn").kind
+    state = own_state(kind.build())
+    lost = [name for name in state if ".2.0.mlp." in name]
+    path = saved(tmp_path, {name: t for name, t in state.items() if name not in lost})
+    model = kind.build()
+    with pytest.raises(WeightsError, match=r"file.pth.* 4 missing.*new=\['token_mixer'\]"):
+        load_checkpoint(model, path)
+    model.backbone.init_cfg = [dict(type="Pretrained", checkpoint=path, new=[r"stages\.2"])]
+    load_checkpoint(model, path)
+    assert held_like(model, state) == state.keys() - set(lost)
+    # Of another shape, too, and under published names.
+    old = olds("semantic fpn")
+    wrong = {"backbone.network.4.0.mlp.fc1.bias": torch.zeros(3)}
+    model = kind.build()
+    model.backbone.init_cfg = dict(type="Pretrained", new=r"fc1\.bias")
+    load_checkpoint(model, saved(tmp_path, old.state | wrong))
+    assert held_like(model, state) == state.keys() - {"backbone.stages.2.0.mlp.fc1.bias"}
+
+
+def test_a_file_without_the_part(olds, tmp_path):
+    """A backbone would stay random without a word but mmengine's list of names."""
+    kind = olds("semantic fpn").kind
+    model = kind.build()
+    state = own_state(model)
+    heads = {name: t for name, t in state.items() if not name.startswith("backbone.")}
+    with pytest.raises(WeightsError, match=r"backbone\.\* of .*file.pth: there is none of its"):
+        load_checkpoint(model, saved(tmp_path, heads))
+    # On purpose, by a dict in memory.
+    model.load_state_dict(heads, strict=False)
+    assert held_like(model, state) == heads.keys()
+
+
+def test_outputs_that_another_detector_has(olds, tmp_path):
+    """RetinaNet's file has one norm less than Mask R-CNN wants, and the other way round."""
+    fewer, more = olds("retinanet").kind.build(), olds("mask rcnn").kind.build()
+    for source, target, count in ((fewer, more, 2), (more, fewer, 0)):
+        state = {n: t for n, t in own_state(source).items() if n.startswith("backbone.")}
+        load_checkpoint(target, saved(tmp_path, state))
+        backbone = {n for n in target.state_dict() if n.startswith("backbone.")}
+        assert len(backbone - held_like(target, state)) == count
+
+
+def test_a_part_with_names_of_somebodys_own(tmp_path):
+    class Extended(PoolFormer):
+        def __init__(self, **kwargs) -> None:
+            super().__init__(dict(depths=[1] * 4, dims=DIMS), **kwargs)
+            self.extra = nn.Linear(2, 2)
+
+    state = own_state(Extended())
+    kept = {name: t for name, t in state.items() if not name.startswith("norm0.")}
+    model = Extended()
+    load_checkpoint(model, saved(tmp_path, kept))
+    assert held_like(model, state) == kept.keys()
+    del kept["extra.bias"]
+    with pytest.raises(WeightsError, match="1 missing: extra.bias"):
+        load_checkpoint(model, saved(tmp_path, kept))
+
+
+def test_averaged_copies_are_checked_too(olds, tmp_path):
+    """As mmengine's EMAHook loads them."""
+    kind = olds("semantic fpn").kind
+    state = own_state(kind.build())
+    checkpoint = _load_checkpoint(saved(tmp_path, prefixed(state)))
+    averaged = ExponentialMovingAverage(kind.build())
+    load_state_dict(averaged.module, copy.deepcopy(checkpoint["state_dict"]))
+    assert held_like(averaged.module, state) == state.keys()
+    del state["backbone.norm1.bias"]
+    checkpoint = _load_checkpoint(saved(tmp_path, state))
+    with pytest.raises(WeightsError, match=r"file.pth.*1 missing: norm1.bias"):
+        load_state_dict(averaged.module, copy.deepcopy(checkpoint["state_dict"]))
+    # A copy of one's own is loaded as torch defines.
+    own = dict(checkpoint["state_dict"])
+    assert kind.build().load_state_dict(own, strict=False).missing_keys == ["backbone.norm1.bias"]
 
 
 # ---------------------------------------------------------------- classes
