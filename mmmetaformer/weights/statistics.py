@@ -14,8 +14,6 @@ from .files import is_local, sha256
 from .loading import is_pretrained
 from .trained import PublishedNames
 
-_SCOPE = "mmmetaformer."
-
 
 def data_preprocessor_for(
     backbone: str | Mapping[str, Any],
@@ -101,10 +99,16 @@ def arch_of(part: Mapping[str, Any]) -> str | None:
 
 
 def _backbone_class(part: Mapping[str, Any]) -> type | None:
-    """The class of a backbone of this package that a config is of."""
+    """The class of a backbone of this package that a config is of.
+
+    What does not exist is left to who builds it: a part may be of another registry.
+    """
     kind = part.get("type")
-    if isinstance(kind, str) and kind.startswith(_SCOPE):
-        kind = find_part(MODELS, kind.removeprefix(_SCOPE))
+    if isinstance(kind, str) and kind.startswith("mmmetaformer."):
+        try:
+            kind = find_part(MODELS, kind)
+        except ValueError:
+            return None
     named = isinstance(kind, type) and hasattr(kind, "family") and issubclass(kind, PublishedNames)
     return kind if named else None
 

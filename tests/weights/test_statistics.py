@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmmetaformer import MlpMixer, data_preprocessor_for, find_checkpoint
 from mmmetaformer.engine import preflight
@@ -155,6 +156,17 @@ def test_an_arch_that_does_not_exist_is_one_sentence():
         preflight.check_config(cfg, ())
 
 
-def test_other_parts_name_no_weights():
-    assert list(published_weights(dict(type="FPN", pretrained="torchvision://x"))) == []
-    assert list(published_weights(dict(type="mmmetaformer.FFNetHead", num_classes=2))) == []
+@pytest.mark.parametrize(
+    "kind",
+    ["FPN", "mmmetaformer.FFNetHead", "mmmetaformer.LN2d", "mmmetaformer.NoSuchNet",
+     "mmmetaformer.mixers.attention.Attention", nn.Conv2d, None],
+)  # fmt: skip
+def test_other_parts_name_no_weights(kind):
+    """They may be of any registry, and are for others to judge."""
+    assert list(published_weights(dict(type=kind, pretrained="torchvision://x"))) == []
+
+
+def test_a_backbone_by_the_path_of_its_class():
+    backbone = dict(type="mmmetaformer.backbones.MlpMixer", arch="b16", pretrained=True)
+    (known,) = published_weights(backbone)
+    assert known == GOOGLE
