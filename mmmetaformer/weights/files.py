@@ -48,14 +48,18 @@ def read_checkpoint(source: str | Path) -> Any:
             says, is no checkpoint or holds objects beyond tensors and plain containers.
     """
     source = str(source)
-    if not is_local(source):
-        return _read_address(source)
+    try:
+        return _read_file(source) if is_local(source) else _read_address(source)
+    except OSError as error:  # no permission, a disk that fails
+        raise WeightsError(f"{source} cannot be read: {error}") from error
+
+
+def _read_file(source: str) -> Any:
     path = Path(source).expanduser()
     if not path.is_file():
         raise WeightsError(f"checkpoint {source!r} does not exist (looked in {Path.cwd()})")
-    _check_digits(
-        path, path.name, "get it again, or give it a name without them if it was changed on purpose"
-    )
+    remedy = "get it again, or take these digits out of its name if it was changed on purpose"
+    _check_digits(path, path.name, remedy)
     return _read(path)
 
 
@@ -190,10 +194,13 @@ def _no_checkpoint(path: Path) -> str | None:
         return "it is a pointer of git-lfs; `git lfs pull` fetches the file itself"
     if not start.startswith(b"PK"):
         return None
-    if not zipfile.is_zipfile(path):
-        return "it is cut off: download it again"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        if not zipfile.is_zipfile(path):
+            return "it is cut off: download it again"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # of a damaged file, errors of several kinds
+        return "it is damaged: download it again"
     if any(name.endswith("data.pkl") for name in names):
         return None
     return f"it is an archive of {names[:3]}: unpack it first"

@@ -182,7 +182,7 @@ def test_digits_in_a_name(where, digits, server, tmp_path, cache):
         assert set(read_checkpoint(source)) == {"weight", "bias"}
         return
     message = f"SHA-256 does not begin with abcdef12 but with {found}; "
-    remedy = "give it a name without them" if where == "local" else "try again"
+    remedy = "take these digits out of its name" if where == "local" else "try again"
     with pytest.raises(WeightsError, match=message + f".*{remedy}"):
         read_checkpoint(source)
     assert files_in(cache) == []

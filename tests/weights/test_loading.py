@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -209,6 +210,40 @@ def test_truncated_file(new_format, tmp_path):
         (tmp_path / "half.pth").write_bytes(content[:length])
         with pytest.raises(WeightsError, match="half.pth"):
             read_checkpoint(tmp_path / "half.pth")
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_damaged_files(kind, tmp_path):
+    """Bytes that changed anywhere: what can be told raises one error of one line."""
+    path = tmp_path / ("file.safetensors" if kind == "safetensors" else "file.pth")
+    weights = dict(a=torch.zeros(3), b=torch.ones(2, 2))
+    if kind == "safetensors":
+        pytest.importorskip("safetensors.torch").save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    random = Random(0)
+    told = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(random.choice([1, 4, 16])):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except WeightsError as error:
+            told += 1
+            assert "\n" not in str(error) and path.name in str(error)
+    assert told > 20
+
+
+def test_a_file_that_the_disk_does_not_give(file, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(WeightsError, match=r"weights.pth cannot be read: .*Permission denied"):
+        read_checkpoint(file)
 
 
 @pytest.mark.parametrize(
