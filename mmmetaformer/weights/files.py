@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import torch
-from mmengine.dist import barrier, get_local_rank
+from mmengine.dist import barrier
 
 from .catalogue import by_url, sha256_prefix
 from .mmengine_files import load_safely
@@ -91,8 +91,9 @@ def cached_path(url: str) -> Path:
 def _read_address(url: str) -> Any:
     path = cached_path(url)
     try:
-        # One process of each machine downloads.
-        if not path.is_file() and get_local_rank() == 0:
+        # One process of each machine downloads, as far as the launcher counts them: several do no
+        # harm. (mmengine's get_local_rank wants a group that its runner does not make.)
+        if not path.is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
             return _download(url, path)
     finally:
         barrier()

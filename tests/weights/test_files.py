@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -88,6 +92,38 @@ def test_a_file_is_downloaded_once(server, tmp_path, cache):
         assert read_checkpoint(url)["weight"].sum() == 2
     assert server.asked == ["/a/net.pth"]
     assert files_in(cache) == [cached_path(url)] and cached_path(url).name == "net.pth"
+
+
+PROCESS = """
+import sys, torch
+torch.distributed.init_process_group("gloo")
+from mmmetaformer.weights import WeightsError, read_checkpoint
+for url in sys.argv[1:]:
+    try:
+        print("read", sorted(read_checkpoint(url)))
+    except WeightsError as error:
+        print(error)
+"""
+
+
+def test_of_several_processes_one_downloads(server, tmp_path, cache):
+    """The others wait for it, and know when it failed."""
+    urls = [server.put("/net.pth", content_of(tmp_path, 1)), server.put("/page.pth", PAGE)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-W", "ignore", "-c", PROCESS, *urls]
+    processes = []
+    for rank in "01":
+        env = dict(os.environ, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_PORT=port,
+                   MASTER_ADDR="127.0.0.1")  # fmt: skip
+        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
+    first, second = (process.communicate()[0].splitlines() for process in processes)
+    assert server.asked == ["/net.pth", "/page.pth"]
+    assert first[0] == second[0] == "read ['bias', 'weight']"
+    assert "it is a web page" in first[1]
+    assert "was not downloaded by the first process" in second[1]
+    assert files_in(cache) == [cached_path(urls[0])]
 
 
 def test_files_of_the_same_name(server, tmp_path):
