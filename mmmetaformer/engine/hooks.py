@@ -76,8 +76,8 @@ class CompleteCheckpointHook(Hook):
         model = _bare_model(runner)
         weights = rename_parts(model, checkpoint["state_dict"])
         expected = model.state_dict()
-        for name in expected.keys() & weights.keys():
-            reason = why_unusable(weights[name], expected[name])
+        for name, value in expected.items():
+            reason = why_unusable(weights[name], value) if name in weights else None
             if reason:
                 raise WeightsError(f"the checkpoint does not fit the config: {name} {reason}")
         wrong = [
@@ -99,7 +99,8 @@ class CompleteCheckpointHook(Hook):
 def _check_resumable(checkpoint: dict) -> None:
     meta = checkpoint.get("meta") or {}
     absent = [name for name in ("epoch", "iter") if name not in meta]
-    absent += [name for name in ("message_hub",) if name not in checkpoint]
+    if "message_hub" not in checkpoint:
+        absent.append("message_hub")
     if absent:
         raise UserError(
             f"the checkpoint is none to resume from, it has no {', '.join(absent)}: "
