@@ -5,8 +5,8 @@ knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, `
 a whole image classifier, ``loading.py`` does all three with a report, ``trained.py`` renames inside
 of whole detectors and segmentors, ``loaders.py`` has mmengine read files as the rest does,
 ``statistics.py`` knows the mean and std that files want, ``export.py`` goes from one layout to
-another, ``parts.py`` knows what a whole network holds, and ``mmengine_files.py`` lets mmengine's own
-checkpoints through torch's safe loader.
+another, ``parts.py`` knows what a whole network holds, and ``mmengine_files.py`` lets mmengine's
+own checkpoints through torch's safe loader.
 """
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints

@@ -295,6 +295,11 @@ def list_trained(config: str | None = None) -> list[TrainedCheckpoint]:
     return [trained for trained in TRAINED if config in (None, trained.config)]
 
 
+def is_catalogued(url: str) -> bool:
+    """Whether an address is that of a file in one of the tables."""
+    return any(checkpoint.url == url for checkpoint in (*CATALOGUE, *TRAINED))
+
+
 def by_url(url: str) -> Checkpoint | None:
     """The checkpoint at an address, if it is in the catalogue."""
     return next((checkpoint for checkpoint in CATALOGUE if checkpoint.url == url), None)

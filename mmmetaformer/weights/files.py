@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 import torch
 from mmengine.dist import barrier
 
-from .catalogue import by_url, sha256_prefix
+from .catalogue import is_catalogued, sha256_prefix
 from .mmengine_files import load_safely
 
 _TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -83,7 +83,7 @@ def cached_path(url: str) -> Path:
         raise WeightsError(f"cannot read {url!r}: expected the address of a file")
     own = os.environ.get("MMMETAFORMER_WEIGHTS")
     folder = Path(own).expanduser() if own else Path(torch.hub.get_dir()) / "checkpoints"
-    if by_url(url) is None and sha256_prefix(url) is None:
+    if not is_catalogued(url) and sha256_prefix(url) is None:
         folder /= hashlib.sha256(url.encode()).hexdigest()[:12]
     return folder / name
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmmetaformer.weights import WeightsError, read_checkpoint
-from mmmetaformer.weights.catalogue import CATALOGUE, sha256_prefix
+from mmmetaformer.weights.catalogue import CATALOGUE, TRAINED, sha256_prefix
 from mmmetaformer.weights.files import cached_path
 
 PAGE = b"<!DOCTYPE html><html>Please sign in</html>"
@@ -244,6 +244,7 @@ def test_which_names_tell_digits(name, digits):
 
 
 def test_files_of_the_catalogue_lie_in_the_folder_under_names_of_their_own(cache):
-    paths = {cached_path(checkpoint.url) for checkpoint in CATALOGUE}
-    assert len(paths) == len(CATALOGUE)
+    urls = [checkpoint.url for checkpoint in (*CATALOGUE, *TRAINED) if checkpoint.url]
+    paths = {cached_path(url) for url in urls}
+    assert len(paths) == len(urls) > 80
     assert {path.parent for path in paths} == {cache}
