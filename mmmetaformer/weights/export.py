@@ -313,7 +313,7 @@ def _reshaped(tensor: Tensor, own: str, linear_ndim: int, scale_ndim: int) -> Te
     """A weight of a 1x1 convolution or a LayerScale with so many dimensions; else as it is."""
     if _SCALE.fullmatch(own):
         shape = (-1, *[1] * (scale_ndim - 1))
-        fits = tensor.ndim > 0 and tensor.numel() == tensor.shape[0]
+        fits = tensor.ndim in (1, 3) and tensor.numel() == tensor.shape[0]
     elif _LINEAR.fullmatch(own):
         shape = (*tensor.shape[:2], *[1] * (linear_ndim - 2))
         fits = tensor.ndim in (2, 4) and tensor.numel() == tensor.shape[:2].numel()
