@@ -14,6 +14,7 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..fused import check_fused, find_row, resolve_fused
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
@@ -41,6 +42,11 @@ class Backbone(PublishedNames, BaseModule):
         norm_eval: Keep BatchNorm layers in eval mode (their running statistics are not updated)
             also while training.
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
+        fused: Whether blocks run in their fused form where they have one, with the same
+            parameters and, but for rounding, the same results (see :mod:`mmmetaformer.fused`):
+            ``'auto'`` where it pays, True (an error if there is none), False, or ``'triton'``,
+            kernels for GPUs. The environment variable ``MMMETAFORMER_FUSED=0`` turns it off. Read
+            when the network is built.
         init_cfg: Initialisation config of mmengine. ``dict(type='Pretrained', checkpoint=...)``
             takes any published layout (see :mod:`mmmetaformer.weights`) and raises unless every
             parameter but the output norms is found in the file with the right shape;
@@ -56,6 +62,7 @@ class Backbone(PublishedNames, BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        fused: bool | str = "auto",
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -67,6 +74,7 @@ class Backbone(PublishedNames, BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.fused = resolve_fused(fused)
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -89,6 +97,13 @@ class Backbone(PublishedNames, BaseModule):
         """The norm of an emitted map, or the identity."""
         return getattr(self, f"norm{index}", _NO_NORM)
 
+    def normalized(self, index: int, x: Tensor) -> Tensor:
+        """An emitted map behind its norm."""
+        norm = self.out_norm(index)
+        # GroupNorm's statistics of a channels_last map lose their digits on the CPU when the mean
+        # is large against the spread.
+        return norm(x.contiguous() if isinstance(norm, nn.GroupNorm) else x)
+
     def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """The maps as necks and heads take them: contiguous.
 
@@ -96,6 +111,19 @@ class Backbone(PublishedNames, BaseModule):
         that on, and mmcv's RoIAlign reads such a map as if they were not: noise, without an error.
         """
         return tuple(level.contiguous() for level in levels)
+
+    def _use_fused(self) -> None:
+        """Of the blocks, once they are built."""
+        halves = [half for _, _, block in self.numbered_blocks() for half in block.halves()]
+        check_fused(halves, self.fused, type(self).__name__)
+        self._channels_last = bool(self.fused) and any(map(find_row, halves))
+
+    def lay_out(self, image: Tensor) -> Tensor:
+        """The image in the memory format that the fused path is fast in: channels_last. Whatever
+        follows keeps it."""
+        if not self._channels_last:
+            return image
+        return image.contiguous(memory_format=torch.channels_last)
 
     def is_for_outputs(self, name: str) -> bool:
         """Whether a name in the state dict belongs to what dense prediction adds: a published

@@ -1,0 +1,20 @@
+"""The fused path: what a block computes, with less memory and less time.
+
+The plain path, in ``backbones/block.py``, is the definition. A half of a block that has a fused
+form (``halves.py``) runs as a few differentiable functions (``functions.py``) made of primitives
+(``primitives.py``) instead; ``select.py`` decides when. Parameters and state dict are the same.
+"""
+
+from .halves import TABLE, Half
+from .primitives import implementation
+from .select import check_fused, find_row, resolve_fused, run_fused
+
+__all__ = [
+    "TABLE",
+    "Half",
+    "check_fused",
+    "find_row",
+    "implementation",
+    "resolve_fused",
+    "run_fused",
+]

@@ -1,0 +1,373 @@
+"""The pieces of a block as differentiable functions that keep little for the backward pass.
+
+Each keeps its input and recomputes in the backward pass what costs no matrix product: normalised
+maps, activations, depthwise convolutions. Factors per channel (the norm's, LayerScale) are folded
+into the weights beside them, each time anew, and get their gradients from those of the folded
+weights. None of them can be differentiated twice: that is an error, and the plain path can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from .primitives import implementation, wide
+
+aten = torch.ops.aten
+
+
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype of matrix products: autocast's, else that of the weights."""
+    device = x.device.type
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
+
+
+class PoolResidual(Function):
+    """``identity * x + drop * layer_scale * (pool(n) - n)`` with ``n`` the image's norm of ``x``.
+
+    The average keeps what is constant, so mean and bias of the norm cancel: what is left is ``x``
+    and one factor per image and channel on ``pool(x) - x``. The bias has a gradient of zeros.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor | None,
+        layer_scale: Tensor | None,
+        identity: Tensor | None,
+        drop: Tensor | None,
+        eps: float,
+        pool_size: int,
+        backend: str,
+    ) -> Tensor:
+        ops = implementation(backend)
+        mean, rstd = ops.moments(x, eps)
+        factor = _factor(rstd, drop, gamma, layer_scale)
+        dtype = x.dtype
+        for parameter in (gamma, layer_scale, identity):
+            dtype = dtype if parameter is None else torch.promote_types(dtype, parameter.dtype)
+        ctx.save_for_backward(x, mean, rstd, gamma, beta, layer_scale, identity, drop)
+        ctx.settings = pool_size, backend
+        return ops.pool_residual(x, factor, identity, pool_size, dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, gamma, beta, layer_scale, identity, drop = ctx.saved_tensors
+        pool_size, backend = ctx.settings
+        factor = _factor(rstd, drop, gamma, layer_scale)
+        grad_x, grad_factor, grad_identity = implementation(backend).pool_residual_backward(
+            grad, x, mean, rstd, factor, identity, pool_size
+        )
+        one = torch.ones_like(gamma)
+        by_weight = (grad_factor * _factor(rstd, drop, one, None)).sum(0)
+        return (
+            grad_x,
+            _like(gamma, by_weight if layer_scale is None else by_weight * layer_scale),
+            None if beta is None else torch.zeros_like(beta),
+            None if layer_scale is None else _like(layer_scale, by_weight * gamma),
+            None if identity is None else _like(identity, grad_identity),
+            *(None,) * 4,
+        )
+
+
+def _factor(rstd: Tensor, drop: Tensor | None, gamma: Tensor, layer_scale: Tensor | None) -> Tensor:
+    """(B, C) in the dtype of ``rstd``."""
+    rows = rstd if drop is None else rstd * drop
+    channels = gamma.to(rstd.dtype)
+    channels = channels if layer_scale is None else channels * layer_scale
+    return torch.outer(rows, channels)
+
+
+class _ImageNorm:
+    """Over channels and positions of an image; what this file needs of a norm without factor and
+    bias: to apply it, to apply it again to the same map, and its gradient."""
+
+    @staticmethod
+    def apply(x: Tensor, eps: float, dtype: torch.dtype, ops: Any) -> tuple[Tensor, ...]:
+        mean, rstd = ops.moments(x, eps)
+        return ops.normalize(x, mean, rstd, dtype), mean, rstd
+
+    @staticmethod
+    def again(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype, ops: Any) -> Tensor:
+        return ops.normalize(x, mean, rstd, dtype)
+
+    @staticmethod
+    def backward(
+        grad: Tensor, n: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, ops: Any
+    ) -> Tensor:
+        return ops.normalize_backward(grad, n, rstd, x.dtype)
+
+
+class _PositionNorm:
+    """Over the channels of each position. torch's own operator does it in one pass."""
+
+    @staticmethod
+    def apply(x: Tensor, eps: float, dtype: torch.dtype, ops: Any) -> tuple[Tensor, ...]:
+        rows = _rows(x.to(wide(x.dtype)))
+        n, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], None, None, eps)
+        return _map(n).to(dtype), mean, rstd
+
+    @staticmethod
+    def again(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype, ops: Any) -> Tensor:
+        return _map(torch.sub(_rows(x), mean).mul_(rstd)).to(dtype)
+
+    @staticmethod
+    def backward(
+        grad: Tensor, n: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, ops: Any
+    ) -> Tensor:
+        rows, grad_rows = (_rows(tensor.to(wide(tensor.dtype))) for tensor in (x, grad))
+        grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+            grad_rows, rows, rows.shape[-1:], mean, rstd, None, None, [True, False, False]
+        )
+        return _map(grad_x).to(x.dtype)
+
+
+NORMS = {"image": _ImageNorm, "position": _PositionNorm}
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, H, W, C)"""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _map(rows: Tensor) -> Tensor:
+    """(B, C, H, W)"""
+    return rows.permute(0, 3, 1, 2)
+
+
+class NormLinear(Function):
+    """``weight @ norm(x) + bias`` at each position; keeps ``x`` and its statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm: str,
+        eps: float,
+        backend: str,
+    ) -> Tensor:
+        dtype = compute_dtype(x, weight)
+        n, mean, rstd = NORMS[norm].apply(x, eps, dtype, implementation(backend))
+        ctx.save_for_backward(x, mean, rstd, gamma, beta, weight, bias)
+        ctx.settings = norm, dtype, backend
+        return _pointwise(n, *_fold_norm(weight, bias, gamma, beta))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, gamma, beta, weight, bias = ctx.saved_tensors
+        norm, dtype, backend = ctx.settings
+        ops = implementation(backend)
+        n = NORMS[norm].again(x, mean, rstd, dtype, ops)
+        folded, shift = _fold_norm(weight, bias, gamma, beta)
+        needs_x, *needs_parameters = ctx.needs_input_grad[:5]
+        grad_x = by_gamma = by_beta = by_weight = by_bias = None
+        if any(needs_parameters):
+            by_folded, by_shift = _pointwise_parameters(grad, n, folded, shift)
+            by_weight = by_folded if gamma is None else by_folded * gamma
+            if gamma is not None:
+                by_gamma = _like(gamma, (by_folded * weight.flatten(1)).sum(0))
+            if beta is not None:
+                by_beta = _like(beta, by_shift @ weight.flatten(1).to(by_shift.dtype))
+                by_weight = by_weight.addr(by_shift, beta.to(by_shift.dtype))
+            by_weight, by_bias = _like(weight, by_weight), _like(bias, by_shift)
+        if needs_x:
+            grad_x = NORMS[norm].backward(_pointwise_input(grad, folded), n, x, mean, rstd, ops)
+        return grad_x, by_gamma, by_beta, by_weight, by_bias, *(None,) * 3
+
+
+def _fold_norm(
+    weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Weight (K, C) and bias (K,) that do what these and the norm's factor and bias do."""
+    weight = weight.flatten(1).to(wide(weight.dtype))
+    if beta is not None:
+        shift = weight @ beta.to(weight.dtype)
+        bias = shift if bias is None else bias + shift
+    return (weight if gamma is None else weight * gamma), bias
+
+
+class ActLinear(Function):
+    """``(weight @ depthwise(act(z)) + bias) * layer_scale / unit``; keeps ``z``.
+
+    Args:
+        z: Map (B, K, H, W).
+        depthwise: Kernels (K, 1, k, k) of a convolution that keeps the size; None for none.
+        depthwise_bias: (K,) or None.
+        weight: (C, K), or (C, K, 1, 1).
+        bias: (C,) or None.
+        layer_scale: (C,) or None.
+        unit: A number (tensor without dimensions), by which the caller multiplies the result;
+            None for one. It keeps a small LayerScale within the range of float16.
+        act: Name of the activation.
+        inplace: Whether ``z`` may be overwritten, which gradients forbid.
+        backend: Name of the implementation of the primitives.
+        *numbers: The activation's learnable numbers.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        depthwise: Tensor | None,
+        depthwise_bias: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        layer_scale: Tensor | None,
+        unit: Tensor | None,
+        act: str,
+        inplace: bool,
+        backend: str,
+        *numbers: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(
+            z, depthwise, depthwise_bias, weight, bias, layer_scale, unit, *numbers
+        )
+        ctx.settings = act, backend
+        hidden = implementation(backend).activate(z, act, numbers, inplace)
+        if depthwise is not None:
+            hidden = _depthwise(hidden, depthwise, depthwise_bias)
+        return _pointwise(hidden, *_fold_scale(weight, bias, _per_unit(layer_scale, unit)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, depthwise, depthwise_bias, weight, bias, layer_scale, unit, *numbers = ctx.saved_tensors
+        act, backend = ctx.settings
+        scale = _per_unit(layer_scale, unit)
+        folded, shift = _fold_scale(weight, bias, scale)
+        by_depthwise = by_depthwise_bias = by_weight = by_bias = by_scale = None
+
+        by_hidden = _pointwise_input(grad, folded)
+        by_inner = by_hidden
+        if depthwise is not None:
+            by_hidden = _depthwise_input(by_inner, depthwise)
+        grad_z, hidden, by_numbers = implementation(backend).activate_backward(
+            by_hidden, z, act, tuple(numbers)
+        )
+        inner = hidden
+        if depthwise is not None:
+            inner = _depthwise(hidden, depthwise, depthwise_bias)
+            if any(ctx.needs_input_grad[1:3]):
+                by_depthwise, by_depthwise_bias = _depthwise_parameters(
+                    by_inner, hidden, depthwise, depthwise_bias
+                )
+        if any(ctx.needs_input_grad[3:6]):
+            by_folded, by_shift = _pointwise_parameters(grad, inner, folded, shift)
+            by_weight, by_bias = _like(weight, by_folded), _like(bias, by_shift)
+            if scale is not None:
+                by_weight, by_bias = _fold_scale(by_folded, by_shift, scale)
+                by_weight, by_bias = _like(weight, by_weight), _like(bias, by_bias)
+                by_scale = (by_folded * weight.flatten(1)).sum(1)
+                by_scale = by_scale if bias is None else by_scale + by_shift * bias
+                by_scale = _like(layer_scale, by_scale if unit is None else by_scale / unit)
+        by_numbers = [_like(*pair) for pair in zip(numbers, by_numbers, strict=True)]
+        return (
+            grad_z,
+            by_depthwise,
+            by_depthwise_bias,
+            by_weight,
+            by_bias,
+            by_scale,
+            *(None,) * 4,
+            *by_numbers,
+        )
+
+
+def _per_unit(layer_scale: Tensor | None, unit: Tensor | None) -> Tensor | None:
+    return layer_scale if layer_scale is None or unit is None else layer_scale / unit
+
+
+def _fold_scale(
+    weight: Tensor, bias: Tensor | None, scale: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Weight (C, K) and bias (C,) of which each row is scaled."""
+    weight = weight.flatten(1).to(wide(weight.dtype))
+    if scale is None:
+        return weight, bias
+    return weight * scale[:, None], None if bias is None else bias * scale
+
+
+# Products at each position run as convolutions: on channels_last maps these are the fastest that
+# the CPU has, and they follow the same settings (TF32, determinism) as the plain path's.
+
+
+def _kernel(weight: Tensor, like: Tensor) -> Tensor:
+    return weight.to(like.dtype)[:, :, None, None]
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, _kernel(weight, x), _cast(bias, x))
+
+
+def _pointwise_input(grad: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(grad, _kernel(weight.t(), grad))
+
+
+def _pointwise_parameters(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients by weight (K, C) and bias (K,), in the dtype of the weight."""
+    by_weight, by_bias = _convolution_parameters(grad, x, _kernel(weight, x), bias, 0, 1)
+    return by_weight.flatten(1).to(weight.dtype), _cast(by_bias, weight)
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    padding = weight.shape[-1] // 2
+    return F.conv2d(x, weight.to(x.dtype), _cast(bias, x), padding=padding, groups=weight.shape[0])
+
+
+def _depthwise_input(grad: Tensor, weight: Tensor) -> Tensor:
+    # Of an odd kernel with stride 1: the convolution with the kernel turned by half a circle.
+    return _depthwise(grad, weight.flip(2, 3), None)
+
+
+def _depthwise_parameters(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    by_weight, by_bias = _convolution_parameters(
+        grad, x, weight.to(x.dtype), bias, weight.shape[-1] // 2, weight.shape[0]
+    )
+    return _like(weight, by_weight), _like(bias, by_bias)
+
+
+def _convolution_parameters(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int
+) -> tuple[Tensor, Tensor | None]:
+    _, by_weight, by_bias = aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        [weight.shape[0]],
+        [1, 1],
+        [padding, padding],
+        [1, 1],
+        False,
+        [0, 0],
+        groups,
+        [False, True, bias is not None],
+    )
+    return by_weight, by_bias
+
+
+def _cast(value: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if value is None else value.to(like.dtype)
+
+
+def _like(parameter: Tensor | None, grad: Tensor | None) -> Tensor | None:
+    """A gradient as its parameter has it; None for a parameter that is not there."""
+    return None if parameter is None else grad.to(parameter.dtype).view(parameter.shape)

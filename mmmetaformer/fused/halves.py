@@ -1,0 +1,215 @@
+"""Which halves of a block have a fused form, and what it is made of.
+
+A half is plain data (:class:`Half`); what it computes is said by ``MetaFormerBlock``. The table at
+the end of this file says which halves are fused and how: to fuse another one is to add a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from ..channel_mixers import Mlp
+from ..layers import ChannelScale, LayerNorm2d, ModifiedLayerNorm, SquaredReLU, StarReLU
+from ..mixers.attention import Attention
+from ..mixers.pooling import Pooling
+from ..mixers.sepconv import SepConv
+from .functions import ActLinear, NormLinear, PoolResidual, compute_dtype
+from .primitives import wide
+
+
+class Half(NamedTuple):
+    """One of the two residuals of a block."""
+
+    name: str
+    norm: nn.Module
+    mixer: nn.Module
+    drop_path: nn.Module
+    layer_scale: nn.Module
+    res_scale: nn.Module
+    residual: bool
+
+
+Fused = Callable[[Half, Tensor, str], Tensor]
+
+# Classes are compared exactly here: a subclass may compute something else.
+
+_ACTS = {
+    nn.Identity: "identity",
+    nn.ReLU: "relu",
+    nn.SiLU: "silu",
+    SquaredReLU: "squared_relu",
+    StarReLU: "star_relu",
+}
+
+
+def _act_name(act: nn.Module) -> str | None:
+    if type(act) is nn.GELU and act.approximate == "none":
+        return "gelu"
+    return _ACTS.get(type(act))
+
+
+def _norm_name(norm: nn.Module) -> str | None:
+    """A key of ``functions.NORMS``."""
+    if type(norm) in (nn.GroupNorm, ModifiedLayerNorm) and norm.num_groups == 1:
+        return "image"
+    return "position" if type(norm) is LayerNorm2d else None
+
+
+def _is_convolution(*modules: nn.Module) -> bool:
+    return all(type(module) is nn.Conv2d for module in modules)
+
+
+def _is_pooling(half: Half) -> bool:
+    return (
+        type(half.mixer) is Pooling
+        and type(half.mixer.pool) is nn.AvgPool2d
+        and _norm_name(half.norm) == "image"
+        and half.norm.weight is not None
+        and half.residual
+    )
+
+
+def _is_mlp(half: Half) -> bool:
+    mixer = half.mixer
+    return (
+        type(mixer) is Mlp
+        and _norm_name(half.norm) is not None
+        and _is_convolution(mixer.fc1, mixer.fc2)
+        and _act_name(mixer.act) is not None
+    )
+
+
+def _is_sepconv(half: Half) -> bool:
+    mixer = half.mixer
+    return (
+        type(mixer) is SepConv
+        and _norm_name(half.norm) is not None
+        and _is_convolution(mixer.pwconv1, mixer.dwconv, mixer.pwconv2)
+        and _act_name(mixer.act1) is not None
+    )
+
+
+def _is_attention(half: Half) -> bool:
+    return (
+        type(half.mixer) is Attention
+        and _norm_name(half.norm) is not None
+        and type(half.mixer.qkv) is nn.Linear
+    )
+
+
+def _pooling(half: Half, x: Tensor, backend: str) -> Tensor:
+    # Under CUDA's autocast, norms give float32.
+    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
+    drop = _drop_factor(half.drop_path, x, torch.float32 if autocast else x.dtype)
+    norm, pool_size = half.norm, half.mixer.pool.kernel_size
+    scales = _scale(half.layer_scale), _scale(half.res_scale)
+    return PoolResidual.apply(
+        x, norm.weight, norm.bias, *scales, drop, norm.eps, pool_size, backend
+    )
+
+
+def _mlp(half: Half, x: Tensor, backend: str) -> Tensor:
+    mixer = half.mixer
+    z = _norm_linear(half.norm, x, mixer.fc1, backend)
+    return _act_linear(half, x, z, None, mixer.fc2, mixer.act, backend)
+
+
+def _sepconv(half: Half, x: Tensor, backend: str) -> Tensor:
+    mixer = half.mixer
+    z = _norm_linear(half.norm, x, mixer.pwconv1, backend)
+    return _act_linear(half, x, z, mixer.dwconv, mixer.pwconv2, mixer.act1, backend)
+
+
+def _attention(half: Half, x: Tensor, backend: str) -> Tensor:
+    qkv = _norm_linear(half.norm, x, half.mixer.qkv, backend)
+    branch = half.mixer.attend(*half.mixer.queried(qkv).chunk(3, dim=-1), None, x)
+    return _add(half, x, half.layer_scale(branch), None)
+
+
+def _norm_linear(norm: nn.Module, x: Tensor, linear: nn.Conv2d | nn.Linear, backend: str) -> Tensor:
+    parameters = norm.weight, norm.bias, linear.weight, linear.bias
+    return NormLinear.apply(x, *parameters, _norm_name(norm), norm.eps, backend)
+
+
+def _act_linear(
+    half: Half,
+    x: Tensor,
+    z: Tensor,
+    depthwise: nn.Conv2d | None,
+    linear: nn.Conv2d,
+    act: nn.Module,
+    backend: str,
+) -> Tensor:
+    kernels = (None, None) if depthwise is None else (depthwise.weight, depthwise.bias)
+    layer_scale = _scale(half.layer_scale)
+    unit = None
+    if layer_scale is not None and compute_dtype(x, linear.weight) == torch.float16:
+        unit = layer_scale.detach().abs().amax()
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+    branch = ActLinear.apply(
+        z,
+        *kernels,
+        linear.weight,
+        linear.bias,
+        layer_scale,
+        unit,
+        _act_name(act),
+        not torch.is_grad_enabled(),  # then nobody needs z again
+        backend,
+        *act.parameters(),
+    )
+    return _add(half, x, branch, unit)
+
+
+def _add(half: Half, x: Tensor, branch: Tensor, unit: Tensor | None) -> Tensor:
+    """The residual, with drop path."""
+    factor = _drop_factor(half.drop_path, x, branch.dtype)
+    if unit is not None:
+        factor = unit.view(1) if factor is None else factor * unit
+    dtype = branch.dtype
+    if isinstance(half.layer_scale, ChannelScale):
+        dtype = torch.promote_types(dtype, half.layer_scale.scale.dtype)
+    if factor is not None:
+        factor = factor.to(dtype).view(-1, 1, 1, 1)
+    branch = branch.to(dtype)
+    if not half.residual:
+        return branch if factor is None else branch * factor
+    x = half.res_scale(x)
+    if factor is None:
+        return x + branch
+    return torch.addcmul(x.to(torch.promote_types(dtype, x.dtype)), branch, factor)
+
+
+def _scale(module: nn.Module) -> Tensor | None:
+    return module.scale if isinstance(module, ChannelScale) else None
+
+
+def _drop_factor(drop_path: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """What drop path multiplies each image's branch by, (B,); None for one. It takes the random
+    numbers that the module would take for a branch of ``dtype``."""
+    if not isinstance(drop_path, DropPath) or not drop_path.training:
+        return None
+    kept = drop_path(torch.ones(x.shape[0], 1, 1, 1, dtype=dtype, device=x.device)) > 0
+    return kept.flatten().to(wide(dtype)) / (1 - drop_path.drop_prob)
+
+
+class Row(NamedTuple):
+    """A kind of half: whether a half is of it, what runs it, and the modules of the mixer that
+    then do not run."""
+
+    matches: Callable[[Half], bool]
+    run: Fused
+    replaced: tuple[str, ...]
+
+
+TABLE = (
+    Row(_is_pooling, _pooling, ("pool",)),
+    Row(_is_mlp, _mlp, ("fc1", "act", "fc2")),
+    Row(_is_sepconv, _sepconv, ("pwconv1", "act1", "dwconv", "pwconv2")),
+    Row(_is_attention, _attention, ("qkv",)),
+)
