@@ -14,7 +14,7 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..fused import check_fused, find_row, resolve_fused
+from ..fused import Contiguous, check_fused, find_row, resolve_fused, run_fused_norm
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
@@ -100,9 +100,8 @@ class Backbone(PublishedNames, BaseModule):
     def normalized(self, index: int, x: Tensor) -> Tensor:
         """An emitted map behind its norm."""
         norm = self.out_norm(index)
-        # GroupNorm's statistics of a channels_last map lose their digits on the CPU when the mean
-        # is large against the spread.
-        return norm(x.contiguous() if isinstance(norm, nn.GroupNorm) else x)
+        fused = run_fused_norm(norm, x, self.fused) if self._channels_last else None
+        return norm(x) if fused is None else fused
 
     def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """The maps as necks and heads take them: contiguous.
@@ -110,6 +109,8 @@ class Backbone(PublishedNames, BaseModule):
         Norms over channels leave maps whose channels are innermost in memory, convolutions hand
         that on, and mmcv's RoIAlign reads such a map as if they were not: noise, without an error.
         """
+        if self._channels_last and torch.is_grad_enabled():
+            return tuple(Contiguous.apply(level) for level in levels)
         return tuple(level.contiguous() for level in levels)
 
     def _use_fused(self) -> None:

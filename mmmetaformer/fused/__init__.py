@@ -5,16 +5,19 @@ form (``halves.py``) runs as a few differentiable functions (``functions.py``) m
 (``primitives.py``) instead; ``select.py`` decides when. Parameters and state dict are the same.
 """
 
+from .functions import Contiguous
 from .halves import TABLE, Half
 from .primitives import implementation
-from .select import check_fused, find_row, resolve_fused, run_fused
+from .select import check_fused, find_row, resolve_fused, run_fused, run_fused_norm
 
 __all__ = [
     "TABLE",
+    "Contiguous",
     "Half",
     "check_fused",
     "find_row",
     "implementation",
     "resolve_fused",
     "run_fused",
+    "run_fused_norm",
 ]

@@ -64,6 +64,7 @@ class PoolResidual(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, gamma, beta, layer_scale, identity, drop = ctx.saved_tensors
         pool_size, backend = ctx.settings
+        grad = _laid_out(grad, x)
         factor = _factor(rstd, drop, gamma, layer_scale)
         grad_x, grad_factor, grad_identity = implementation(backend).pool_residual_backward(
             grad, x, mean, rstd, factor, identity, pool_size
@@ -145,6 +146,61 @@ def _map(rows: Tensor) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
+class Norm(Function):
+    """``gamma * norm(x) + beta``; keeps ``x`` and its statistics. The result is contiguous."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        norm: str,
+        eps: float,
+        backend: str,
+    ) -> Tensor:
+        dtype = x.dtype if gamma is None else torch.promote_types(x.dtype, gamma.dtype)
+        n, mean, rstd = NORMS[norm].apply(x, eps, wide(x.dtype), implementation(backend))
+        ctx.save_for_backward(x, mean, rstd, gamma, beta)
+        ctx.settings = norm, backend
+        if gamma is not None:
+            n = n * gamma.view(-1, 1, 1)
+        if beta is not None:
+            n = n + beta.view(-1, 1, 1)
+        return n.to(dtype).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, gamma, beta = ctx.saved_tensors
+        norm, backend = ctx.settings
+        ops = implementation(backend)
+        grad = _laid_out(grad, x)
+        n = NORMS[norm].again(x, mean, rstd, wide(x.dtype), ops)
+        by_gamma = None if gamma is None else _like(gamma, (grad * n).sum((0, 2, 3)))
+        by_beta = None if beta is None else _like(beta, grad.sum((0, 2, 3)))
+        if gamma is not None:
+            grad = grad * gamma.view(-1, 1, 1)
+        grad_x = NORMS[norm].backward(grad, n, x, mean, rstd, ops)
+        return grad_x, by_gamma, by_beta, *(None,) * 3
+
+
+class Contiguous(Function):
+    """The map as it is, but contiguous, with a gradient that is channels_last again.
+
+    Behind an ordinary ``contiguous`` it would not be, nor would sums that it is part of, and the
+    whole backward pass would run in the slow format.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=torch.channels_last)
+
+
 class NormLinear(Function):
     """``weight @ norm(x) + bias`` at each position; keeps ``x`` and its statistics."""
 
@@ -172,6 +228,7 @@ class NormLinear(Function):
         x, mean, rstd, gamma, beta, weight, bias = ctx.saved_tensors
         norm, dtype, backend = ctx.settings
         ops = implementation(backend)
+        grad = _laid_out(grad, x)
         n = NORMS[norm].again(x, mean, rstd, dtype, ops)
         folded, shift = _fold_norm(weight, bias, gamma, beta)
         needs_x, *needs_parameters = ctx.needs_input_grad[:5]
@@ -248,6 +305,7 @@ class ActLinear(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z, depthwise, depthwise_bias, weight, bias, layer_scale, unit, *numbers = ctx.saved_tensors
         act, backend = ctx.settings
+        grad = _laid_out(grad, z)
         scale = _per_unit(layer_scale, unit)
         folded, shift = _fold_scale(weight, bias, scale)
         by_depthwise = by_depthwise_bias = by_weight = by_bias = by_scale = None
@@ -362,6 +420,13 @@ def _convolution_parameters(
         [False, True, bias is not None],
     )
     return by_weight, by_bias
+
+
+def _laid_out(grad: Tensor, x: Tensor) -> Tensor:
+    """A gradient in the memory format of the map it belongs to, when that is channels_last."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return grad.contiguous(memory_format=torch.channels_last)
+    return grad
 
 
 def _cast(value: Tensor | None, like: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ from ..layers import ChannelScale, LayerNorm2d, ModifiedLayerNorm, SquaredReLU, 
 from ..mixers.attention import Attention
 from ..mixers.pooling import Pooling
 from ..mixers.sepconv import SepConv
-from .functions import ActLinear, NormLinear, PoolResidual, compute_dtype
+from .functions import ActLinear, Norm, NormLinear, PoolResidual, compute_dtype
 from .primitives import wide
 
 
@@ -53,7 +53,7 @@ def _act_name(act: nn.Module) -> str | None:
     return _ACTS.get(type(act))
 
 
-def _norm_name(norm: nn.Module) -> str | None:
+def norm_name(norm: nn.Module) -> str | None:
     """A key of ``functions.NORMS``."""
     if type(norm) in (nn.GroupNorm, ModifiedLayerNorm) and norm.num_groups == 1:
         return "image"
@@ -68,7 +68,7 @@ def _is_pooling(half: Half) -> bool:
     return (
         type(half.mixer) is Pooling
         and type(half.mixer.pool) is nn.AvgPool2d
-        and _norm_name(half.norm) == "image"
+        and norm_name(half.norm) == "image"
         and half.norm.weight is not None
         and half.residual
     )
@@ -78,7 +78,7 @@ def _is_mlp(half: Half) -> bool:
     mixer = half.mixer
     return (
         type(mixer) is Mlp
-        and _norm_name(half.norm) is not None
+        and norm_name(half.norm) is not None
         and _is_convolution(mixer.fc1, mixer.fc2)
         and _act_name(mixer.act) is not None
     )
@@ -88,7 +88,7 @@ def _is_sepconv(half: Half) -> bool:
     mixer = half.mixer
     return (
         type(mixer) is SepConv
-        and _norm_name(half.norm) is not None
+        and norm_name(half.norm) is not None
         and _is_convolution(mixer.pwconv1, mixer.dwconv, mixer.pwconv2)
         and _act_name(mixer.act1) is not None
     )
@@ -97,7 +97,7 @@ def _is_sepconv(half: Half) -> bool:
 def _is_attention(half: Half) -> bool:
     return (
         type(half.mixer) is Attention
-        and _norm_name(half.norm) is not None
+        and norm_name(half.norm) is not None
         and type(half.mixer.qkv) is nn.Linear
     )
 
@@ -131,9 +131,17 @@ def _attention(half: Half, x: Tensor, backend: str) -> Tensor:
     return _add(half, x, half.layer_scale(branch), None)
 
 
+def norm_map(norm: nn.Module, x: Tensor, backend: str) -> Tensor | None:
+    """The norm of a map, contiguous; None for a norm without a fused form."""
+    name = norm_name(norm)
+    if name is None:
+        return None
+    return Norm.apply(x, norm.weight, norm.bias, name, norm.eps, backend)
+
+
 def _norm_linear(norm: nn.Module, x: Tensor, linear: nn.Conv2d | nn.Linear, backend: str) -> Tensor:
     parameters = norm.weight, norm.bias, linear.weight, linear.bias
-    return NormLinear.apply(x, *parameters, _norm_name(norm), norm.eps, backend)
+    return NormLinear.apply(x, *parameters, norm_name(norm), norm.eps, backend)
 
 
 def _act_linear(

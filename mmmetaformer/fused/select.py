@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from .halves import TABLE, Half, Row
+from .halves import TABLE, Half, Row, norm_map
 from .primitives import implementation
 
 VARIABLE = "MMMETAFORMER_FUSED"
@@ -74,7 +74,18 @@ def run_fused(half: Half, x: Tensor, fused: bool | str) -> Tensor | None:
     row = find_row(half) if fused else None
     if row is None or not _runs_functions(x) or any(map(_is_watched, _left_out(half, row))):
         return None
-    return row.run(half, x, "triton" if fused == "triton" else "torch")
+    return row.run(half, x, _backend(fused))
+
+
+def run_fused_norm(norm: nn.Module, x: Tensor, fused: bool | str) -> Tensor | None:
+    """The norm of a map, contiguous, as :func:`run_fused` does it for a half."""
+    if not fused or not _runs_functions(x) or _is_watched(norm):
+        return None
+    return norm_map(norm, x, _backend(fused))
+
+
+def _backend(fused: bool | str) -> str:
+    return "triton" if fused == "triton" else "torch"
 
 
 def _left_out(half: Half, row: Row) -> Iterator[nn.Module]:
