@@ -234,16 +234,17 @@ class NormLinear(Function):
         needs_x, *needs_parameters = ctx.needs_input_grad[:5]
         grad_x = by_gamma = by_beta = by_weight = by_bias = None
         if any(needs_parameters):
-            by_folded, by_shift = _pointwise_parameters(grad, n, folded, shift)
-            by_weight = by_folded if gamma is None else by_folded * gamma
+            by_weight, by_shift = _pointwise_parameters(grad, n, folded, shift)
+            flat = weight.flatten(1).to(folded.dtype)
             if gamma is not None:
-                by_gamma = _like(gamma, (by_folded * weight.flatten(1)).sum(0))
+                by_gamma = _like(gamma, torch.linalg.vecdot(by_weight, flat, dim=0))
+                by_weight = by_weight * gamma
             if beta is not None:
-                by_beta = _like(beta, by_shift @ weight.flatten(1).to(by_shift.dtype))
-                by_weight = by_weight.addr(by_shift, beta.to(by_shift.dtype))
+                by_beta = _like(beta, by_shift @ flat)
+                by_weight.addr_(by_shift, beta.to(flat.dtype))
             by_weight, by_bias = _like(weight, by_weight), _like(bias, by_shift)
         if needs_x:
-            grad_x = NORMS[norm].backward(_pointwise_input(grad, folded), n, x, mean, rstd, ops)
+            grad_x = NORMS[norm].backward(_pointwise_input(grad, n, folded), n, x, mean, rstd, ops)
         return grad_x, by_gamma, by_beta, by_weight, by_bias, *(None,) * 3
 
 
@@ -310,10 +311,10 @@ class ActLinear(Function):
         folded, shift = _fold_scale(weight, bias, scale)
         by_depthwise = by_depthwise_bias = by_weight = by_bias = by_scale = None
 
-        by_hidden = _pointwise_input(grad, folded)
-        by_inner = by_hidden
+        by_inner = _pointwise_input(grad, z, folded)
+        by_hidden = by_inner
         if depthwise is not None:
-            by_hidden = _depthwise_input(by_inner, depthwise)
+            by_hidden = _depthwise_input(by_inner, z, depthwise)
         grad_z, hidden, by_numbers = implementation(backend).activate_backward(
             by_hidden, z, act, tuple(numbers)
         )
@@ -372,16 +373,43 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, _kernel(weight, x), _cast(bias, x))
 
 
-def _pointwise_input(grad: Tensor, weight: Tensor) -> Tensor:
-    return F.conv2d(grad, _kernel(weight.t(), grad))
+def _pointwise_input(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return _convolution_backward(grad, x, _kernel(weight, grad), of_input=True)
 
 
 def _pointwise_parameters(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients by weight (K, C) and bias (K,), in the dtype of the weight."""
-    by_weight, by_bias = _convolution_parameters(grad, x, _kernel(weight, x), bias, 0, 1)
-    return by_weight.flatten(1).to(weight.dtype), _cast(by_bias, weight)
+    if _has_fast_product(grad, x):
+        by_weight = _product_over_positions(grad, x)
+    else:
+        by_weight = _convolution_backward(grad, x, _kernel(weight, x), of_input=False).flatten(1)
+    return by_weight.to(weight.dtype), _bias_gradient(grad, bias, weight.dtype)
+
+
+def _has_fast_product(*maps: Tensor) -> bool:
+    """Whether oneDNN can multiply the maps as matrices of float32. Else these go to another
+    library, which is slower than oneDNN's convolutions on some processors."""
+    return (
+        torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and not torch.compiler.is_compiling()
+        and all(
+            part.device.type == "cpu"
+            and part.dtype == torch.float32
+            and part.is_contiguous(memory_format=torch.channels_last)
+            for part in maps
+        )
+    )
+
+
+def _product_over_positions(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over images and positions of the products of the channels, (channels of a, of b)."""
+    if a.shape[1] > b.shape[1]:  # the smaller number of rows is the faster
+        return _product_over_positions(b, a).t()
+    rows = [part.permute(0, 2, 3, 1).flatten(0, 2).t() for part in (a, b)]
+    return torch.ops.mkldnn._linear_pointwise(*rows, None, "none", [], "")
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -389,37 +417,41 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x, weight.to(x.dtype), _cast(bias, x), padding=padding, groups=weight.shape[0])
 
 
-def _depthwise_input(grad: Tensor, weight: Tensor) -> Tensor:
-    # Of an odd kernel with stride 1: the convolution with the kernel turned by half a circle.
-    return _depthwise(grad, weight.flip(2, 3), None)
+def _depthwise_input(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return _convolution_backward(grad, x, weight.to(grad.dtype), of_input=True)
 
 
 def _depthwise_parameters(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    by_weight, by_bias = _convolution_parameters(
-        grad, x, weight.to(x.dtype), bias, weight.shape[-1] // 2, weight.shape[0]
-    )
-    return _like(weight, by_weight), _like(bias, by_bias)
+    by_weight = _convolution_backward(grad, x, weight.to(x.dtype), of_input=False)
+    return _like(weight, by_weight), _bias_gradient(grad, bias, weight.dtype)
 
 
-def _convolution_parameters(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int
-) -> tuple[Tensor, Tensor | None]:
-    _, by_weight, by_bias = aten.convolution_backward(
+def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, of_input: bool) -> Tensor:
+    """Gradient by input or by weight of a convolution that keeps the size and is pointwise or
+    depthwise. For the former, of ``x`` only size and memory format count."""
+    padding = weight.shape[-1] // 2
+    groups = x.shape[1] // weight.shape[1]
+    by_input, by_weight, _ = aten.convolution_backward(
         grad,
         x,
         weight,
-        [weight.shape[0]],
+        None,
         [1, 1],
         [padding, padding],
         [1, 1],
         False,
         [0, 0],
         groups,
-        [False, True, bias is not None],
+        [of_input, not of_input, False],
     )
-    return by_weight, by_bias
+    return by_input if of_input else by_weight
+
+
+def _bias_gradient(grad: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    # A sum of its own is faster than what the CPU's convolutions do for it.
+    return None if bias is None else grad.sum((0, 2, 3), dtype=dtype)
 
 
 def _laid_out(grad: Tensor, x: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ Numbers = tuple[Tensor, ...]
 
 class _Activation(NamedTuple):
     """``forward(z, numbers, inplace)`` and ``backward(grad, z, numbers)``, which gives the
-    gradients by ``z`` and by each of the numbers."""
+    gradients by ``z`` and by each of the numbers, and may overwrite ``grad``."""
 
     forward: Callable[[Tensor, Numbers, bool], Tensor]
     backward: Callable[[Tensor, Tensor, Numbers], tuple[Tensor, Numbers]]
@@ -169,7 +169,7 @@ def _squared_relu(z: Tensor, numbers: Numbers, inplace: bool) -> Tensor:
 
 
 def _squared_relu_backward(grad: Tensor, z: Tensor, numbers: Numbers) -> tuple[Tensor, Numbers]:
-    return (F.relu(z.to(wide(z.dtype))).mul_(2) * grad).to(grad.dtype), ()
+    return F.relu(z.to(wide(z.dtype))).mul_(2).mul_(grad).to(grad.dtype), ()
 
 
 def _star_relu(z: Tensor, numbers: Numbers, inplace: bool) -> Tensor:
@@ -195,15 +195,15 @@ ACTIVATIONS = {
     ),
     "gelu": _Activation(
         lambda z, numbers, inplace: aten.gelu_(z) if inplace else F.gelu(z),
-        lambda grad, z, numbers: (aten.gelu_backward(grad, z), ()),
+        lambda grad, z, numbers: (aten.gelu_backward.grad_input(grad, z, grad_input=grad), ()),
     ),
     "relu": _Activation(
         lambda z, numbers, inplace: F.relu(z, inplace),
-        lambda grad, z, numbers: (aten.threshold_backward(grad, z, 0), ()),
+        lambda grad, z, numbers: (grad.mul_(z > 0), ()),
     ),
     "silu": _Activation(
         lambda z, numbers, inplace: F.silu(z, inplace),
-        lambda grad, z, numbers: (aten.silu_backward(grad, z), ()),
+        lambda grad, z, numbers: (aten.silu_backward.grad_input(grad, z, grad_input=grad), ()),
     ),
     "squared_relu": _Activation(_squared_relu, _squared_relu_backward),
     "star_relu": _Activation(_star_relu, _star_relu_backward),
@@ -226,6 +226,6 @@ def activate_backward(
     grad: Tensor, z: Tensor, act: str, numbers: Numbers
 ) -> tuple[Tensor, Tensor, Numbers]:
     """Gradient of :func:`activate` by ``z``, the activated ``z`` once more, and the gradients by
-    the numbers."""
+    the numbers. ``grad`` may be overwritten: new memory is not free."""
     grad_z, grad_numbers = ACTIVATIONS[act].backward(grad, z, numbers)
     return grad_z, activate(z, act, numbers), grad_numbers
