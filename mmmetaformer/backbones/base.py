@@ -74,7 +74,7 @@ class Backbone(PublishedNames, BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        self.fused = resolve_fused(fused)
+        self.fused_path = resolve_fused(fused)
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -100,7 +100,7 @@ class Backbone(PublishedNames, BaseModule):
     def normalized(self, index: int, x: Tensor) -> Tensor:
         """An emitted map behind its norm."""
         norm = self.out_norm(index)
-        fused = run_fused_norm(norm, x, self.fused) if self._channels_last else None
+        fused = run_fused_norm(norm, x, self.fused_path) if self._channels_last else None
         return norm(x) if fused is None else fused
 
     def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -116,8 +116,8 @@ class Backbone(PublishedNames, BaseModule):
     def _use_fused(self) -> None:
         """Of the blocks, once they are built."""
         halves = [half for _, _, block in self.numbered_blocks() for half in block.halves()]
-        check_fused(halves, self.fused, type(self).__name__)
-        self._channels_last = bool(self.fused) and any(map(find_row, halves))
+        check_fused(halves, self.fused_path, type(self).__name__)
+        self._channels_last = bool(self.fused_path) and any(map(find_row, halves))
 
     def lay_out(self, image: Tensor) -> Tensor:
         """The image in the memory format that the fused path is fast in: channels_last. Whatever

@@ -61,7 +61,7 @@ class MetaFormerBlock(BaseModule):
         if len(pair) != 2 or not all(isinstance(item, bool) for item in pair):
             raise ValueError(f"residual must be a bool or a pair of them, got {residual!r}")
         self.residual1, self.residual2 = pair
-        self.fused = resolve_fused(fused)
+        self.fused_path = resolve_fused(fused)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
         # A scale of an identity path that is left out would be a parameter without a gradient.
@@ -83,7 +83,7 @@ class MetaFormerBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         for half in self.halves():
-            fused = run_fused(half, x, self.fused)
+            fused = run_fused(half, x, self.fused_path)
             x = plain(half, x) if fused is None else fused
         return x
 

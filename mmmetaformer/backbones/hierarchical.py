@@ -115,7 +115,7 @@ class MetaFormer(Backbone):
                             stage.dim,
                             **stage.block,
                             drop_path_rate=next(drop_path_rates),
-                            fused=self.fused,
+                            fused=self.fused_path,
                         )
                         for _ in range(stage.depth)
                     )

@@ -113,7 +113,7 @@ class IsotropicMetaFormer(Backbone):
         drop_path_rates = linear_drop_path(drop_path_rate, settings.depth)
         self.blocks = ModuleList(
             MetaFormerBlock(
-                settings.dim, **block, drop_path_rate=next(drop_path_rates), fused=self.fused
+                settings.dim, **block, drop_path_rate=next(drop_path_rates), fused=self.fused_path
             )
             for depth, block in zip(
                 depths, settings.blocks([patch_size] * NUM_STAGES), strict=False
