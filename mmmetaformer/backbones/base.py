@@ -14,7 +14,7 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..fused import Contiguous, check_fused, find_row, resolve_fused, run_fused_norm
+from ..fused import Contiguous, check_fused, has_fused_form, resolve_fused, run_fused_norm
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
@@ -117,7 +117,7 @@ class Backbone(PublishedNames, BaseModule):
         """Of the blocks, once they are built."""
         halves = [half for _, _, block in self.numbered_blocks() for half in block.halves()]
         check_fused(halves, self.fused_path, type(self).__name__)
-        self._channels_last = bool(self.fused_path) and any(map(find_row, halves))
+        self._channels_last = bool(self.fused_path) and any(map(has_fused_form, halves))
 
     def lay_out(self, image: Tensor) -> Tensor:
         """The image in the memory format that the fused path is fast in: channels_last. Whatever

@@ -82,9 +82,11 @@ class MetaFormerBlock(BaseModule):
             self.res_scale2 = scale(res_scale2)
 
     def forward(self, x: Tensor) -> Tensor:
-        for half in self.halves():
-            fused = run_fused(half, x, self.fused_path)
-            x = plain(half, x) if fused is None else fused
+        halves = tuple(self.halves())
+        while halves:
+            fused = run_fused(halves, x, self.fused_path)
+            done, x = (1, plain(halves[0], x)) if fused is None else fused
+            halves = halves[done:]
         return x
 
     def halves(self) -> Iterator[Half]:

@@ -8,6 +8,7 @@ weights. None of them can be differentiated twice: that is an error, and the pla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,34 +52,65 @@ class PoolResidual(Function):
     ) -> Tensor:
         ops = implementation(backend)
         mean, rstd = ops.moments(x, eps)
-        factor = _factor(rstd, drop, gamma, layer_scale)
-        dtype = x.dtype
-        for parameter in (gamma, layer_scale, identity):
-            dtype = dtype if parameter is None else torch.promote_types(dtype, parameter.dtype)
-        ctx.save_for_backward(x, mean, rstd, gamma, beta, layer_scale, identity, drop)
+        parameters = gamma, beta, layer_scale, identity, drop
+        ctx.save_for_backward(x, mean, rstd, *parameters)
         ctx.settings = pool_size, backend
-        return ops.pool_residual(x, factor, identity, pool_size, dtype)
+        return _pool_residual(x, rstd, *parameters, pool_size, ops)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, rstd, gamma, beta, layer_scale, identity, drop = ctx.saved_tensors
         pool_size, backend = ctx.settings
-        grad = _laid_out(grad, x)
-        factor = _factor(rstd, drop, gamma, layer_scale)
-        grad_x, grad_factor, grad_identity = implementation(backend).pool_residual_backward(
-            grad, x, mean, rstd, factor, identity, pool_size
+        grads = _pool_residual_backward(
+            grad, *ctx.saved_tensors, pool_size, implementation(backend)
         )
-        one = torch.ones_like(gamma)
-        by_weight = (grad_factor * _factor(rstd, drop, one, None)).sum(0)
-        return (
-            grad_x,
-            _like(gamma, by_weight if layer_scale is None else by_weight * layer_scale),
-            None if beta is None else torch.zeros_like(beta),
-            None if layer_scale is None else _like(layer_scale, by_weight * gamma),
-            None if identity is None else _like(identity, grad_identity),
-            *(None,) * 4,
-        )
+        return *grads, *(None,) * 4
+
+
+def _pool_residual(
+    x: Tensor,
+    rstd: Tensor,
+    gamma: Tensor,
+    beta: Tensor | None,
+    layer_scale: Tensor | None,
+    identity: Tensor | None,
+    drop: Tensor | None,
+    pool_size: int,
+    ops: Any,
+) -> Tensor:
+    dtype = x.dtype
+    for parameter in (gamma, layer_scale, identity):
+        dtype = dtype if parameter is None else torch.promote_types(dtype, parameter.dtype)
+    factor = _factor(rstd, drop, gamma, layer_scale)
+    return ops.pool_residual(x, factor, identity, pool_size, dtype)
+
+
+def _pool_residual_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    gamma: Tensor,
+    beta: Tensor | None,
+    layer_scale: Tensor | None,
+    identity: Tensor | None,
+    drop: Tensor | None,
+    pool_size: int,
+    ops: Any,
+) -> tuple[Tensor | None, ...]:
+    """Gradients by x, gamma, beta, layer_scale and identity."""
+    factor = _factor(rstd, drop, gamma, layer_scale)
+    grad_x, grad_factor, grad_identity = ops.pool_residual_backward(
+        _laid_out(grad, x), x, mean, rstd, factor, identity, pool_size
+    )
+    by_weight = (grad_factor * _factor(rstd, drop, torch.ones_like(gamma), None)).sum(0)
+    return (
+        grad_x,
+        _like(gamma, by_weight if layer_scale is None else by_weight * layer_scale),
+        None if beta is None else torch.zeros_like(beta),
+        _like(layer_scale, by_weight * gamma),
+        _like(identity, grad_identity),
+    )
 
 
 def _factor(rstd: Tensor, drop: Tensor | None, gamma: Tensor, layer_scale: Tensor | None) -> Tensor:
@@ -225,27 +257,108 @@ class NormLinear(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, rstd, gamma, beta, weight, bias = ctx.saved_tensors
         norm, dtype, backend = ctx.settings
+        grads = _norm_linear_backward(
+            grad, *ctx.saved_tensors, norm, dtype, implementation(backend), ctx.needs_input_grad
+        )
+        return *grads, *(None,) * 3
+
+
+def _norm_linear_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: str,
+    dtype: torch.dtype,
+    ops: Any,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients by x, gamma, beta, weight and bias, of which those that ``needs`` names."""
+    grad = _laid_out(grad, x)
+    n = NORMS[norm].again(x, mean, rstd, dtype, ops)
+    folded, shift = _fold_norm(weight, bias, gamma, beta)
+    grad_x = by_gamma = by_beta = by_weight = by_bias = None
+    if any(needs[1:5]):
+        by_weight, by_shift = _pointwise_parameters(grad, n, folded, shift)
+        flat = weight.flatten(1).to(folded.dtype)
+        if gamma is not None:
+            by_gamma = _like(gamma, torch.linalg.vecdot(by_weight, flat, dim=0))
+            by_weight = by_weight * gamma
+        if beta is not None:
+            by_beta = _like(beta, by_shift @ flat)
+            by_weight = by_weight.addr(by_shift, beta.to(flat.dtype))
+        by_weight, by_bias = _like(weight, by_weight), _like(bias, by_shift)
+    if needs[0]:
+        grad_x = NORMS[norm].backward(_pointwise_input(grad, n, folded), n, x, mean, rstd, ops)
+    return grad_x, by_gamma, by_beta, by_weight, by_bias
+
+
+class PoolResidualNormLinear(Function):
+    """:class:`PoolResidual`, then :class:`NormLinear`. Its two results are the latter's and
+    ``identity2 * y``, the ``y`` of the former being between both; it keeps ``x`` alone and pools
+    once more in the backward pass.
+
+    The first arguments are those of the former, then come those of the latter.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor | None,
+        layer_scale: Tensor | None,
+        identity: Tensor | None,
+        drop: Tensor | None,
+        eps: float,
+        pool_size: int,
+        gamma2: Tensor | None,
+        beta2: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        identity2: Tensor | None,
+        norm: str,
+        eps2: float,
+        backend: str,
+    ) -> tuple[Tensor, Tensor]:
         ops = implementation(backend)
-        grad = _laid_out(grad, x)
-        n = NORMS[norm].again(x, mean, rstd, dtype, ops)
-        folded, shift = _fold_norm(weight, bias, gamma, beta)
-        needs_x, *needs_parameters = ctx.needs_input_grad[:5]
-        grad_x = by_gamma = by_beta = by_weight = by_bias = None
-        if any(needs_parameters):
-            by_weight, by_shift = _pointwise_parameters(grad, n, folded, shift)
-            flat = weight.flatten(1).to(folded.dtype)
-            if gamma is not None:
-                by_gamma = _like(gamma, torch.linalg.vecdot(by_weight, flat, dim=0))
-                by_weight = by_weight * gamma
-            if beta is not None:
-                by_beta = _like(beta, by_shift @ flat)
-                by_weight.addr_(by_shift, beta.to(flat.dtype))
-            by_weight, by_bias = _like(weight, by_weight), _like(bias, by_shift)
-        if needs_x:
-            grad_x = NORMS[norm].backward(_pointwise_input(grad, n, folded), n, x, mean, rstd, ops)
-        return grad_x, by_gamma, by_beta, by_weight, by_bias, *(None,) * 3
+        pool = gamma, beta, layer_scale, identity, drop
+        mean, rstd = ops.moments(x, eps)
+        y = _pool_residual(x, rstd, *pool, pool_size, ops)
+        dtype = compute_dtype(y, weight)
+        n, mean2, rstd2 = NORMS[norm].apply(y, eps2, dtype, ops)
+        ctx.save_for_backward(
+            x, mean, rstd, *pool, mean2, rstd2, gamma2, beta2, weight, bias, identity2
+        )
+        ctx.settings = pool_size, norm, dtype, backend
+        path = y if identity2 is None else y * identity2.view(-1, 1, 1)
+        return _pointwise(n, *_fold_norm(weight, bias, gamma2, beta2)), path
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_path: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, *pool, mean2, rstd2, gamma2, beta2, weight, bias, identity2 = (
+            ctx.saved_tensors
+        )
+        pool_size, norm, dtype, backend = ctx.settings
+        ops = implementation(backend)
+        y = _pool_residual(x, rstd, *pool, pool_size, ops)
+        linear = gamma2, beta2, weight, bias
+        needs = True, *ctx.needs_input_grad[8:12]
+        grad_y, *by_linear = _norm_linear_backward(
+            grad, y, mean2, rstd2, *linear, norm, dtype, ops, needs
+        )
+        by_identity2 = None
+        if identity2 is not None:
+            by_identity2 = _like(identity2, (grad_path * y).sum((0, 2, 3)))
+            grad_path = grad_path * identity2.view(-1, 1, 1)
+        by_pool = _pool_residual_backward(grad_y + grad_path, x, mean, rstd, *pool, pool_size, ops)
+        return *by_pool, *(None,) * 3, *by_linear, by_identity2, *(None,) * 3
 
 
 def _fold_norm(

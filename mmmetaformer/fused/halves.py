@@ -6,7 +6,7 @@ the end of this file says which halves are fused and how: to fuse another one is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,13 @@ from ..layers import ChannelScale, LayerNorm2d, ModifiedLayerNorm, SquaredReLU, 
 from ..mixers.attention import Attention
 from ..mixers.pooling import Pooling
 from ..mixers.sepconv import SepConv
-from .functions import ActLinear, Norm, NormLinear, PoolResidual, compute_dtype
+from .functions import (
+    ActLinear,
+    Norm,
+    NormLinear,
+    PoolResidual,
+    PoolResidualNormLinear,
+)
 from .primitives import wide
 
 
@@ -34,7 +40,8 @@ class Half(NamedTuple):
     residual: bool
 
 
-Fused = Callable[[Half, Tensor, str], Tensor]
+# Of one half or two, a map and the name of the implementation of the primitives.
+Fused = Callable[..., Tensor]
 
 # Classes are compared exactly here: a subclass may compute something else.
 
@@ -84,6 +91,10 @@ def _is_mlp(half: Half) -> bool:
     )
 
 
+def _is_residual_mlp(half: Half) -> bool:
+    return half.residual and _is_mlp(half)
+
+
 def _is_sepconv(half: Half) -> bool:
     mixer = half.mixer
     return (
@@ -103,32 +114,55 @@ def _is_attention(half: Half) -> bool:
 
 
 def _pooling(half: Half, x: Tensor, backend: str) -> Tensor:
+    return PoolResidual.apply(*_pool_arguments(half, x), backend)
+
+
+def _pool_arguments(half: Half, x: Tensor) -> tuple:
     # Under CUDA's autocast, norms give float32.
     autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
     drop = _drop_factor(half.drop_path, x, torch.float32 if autocast else x.dtype)
-    norm, pool_size = half.norm, half.mixer.pool.kernel_size
     scales = _scale(half.layer_scale), _scale(half.res_scale)
-    return PoolResidual.apply(
-        x, norm.weight, norm.bias, *scales, drop, norm.eps, pool_size, backend
+    norm = half.norm
+    return x, norm.weight, norm.bias, *scales, drop, norm.eps, half.mixer.pool.kernel_size
+
+
+def _pooling_mlp(first: Half, second: Half, x: Tensor, backend: str) -> Tensor:
+    norm, mixer = second.norm, second.mixer
+    z, path = PoolResidualNormLinear.apply(
+        *_pool_arguments(first, x),
+        norm.weight,
+        norm.bias,
+        mixer.fc1.weight,
+        mixer.fc1.bias,
+        _scale(second.res_scale),
+        norm_name(norm),
+        norm.eps,
+        backend,
     )
+    return _act_linear(second, path, z, None, mixer.fc2, mixer.act, backend)
 
 
 def _mlp(half: Half, x: Tensor, backend: str) -> Tensor:
     mixer = half.mixer
     z = _norm_linear(half.norm, x, mixer.fc1, backend)
-    return _act_linear(half, x, z, None, mixer.fc2, mixer.act, backend)
+    return _act_linear(half, _path(half, x), z, None, mixer.fc2, mixer.act, backend)
 
 
 def _sepconv(half: Half, x: Tensor, backend: str) -> Tensor:
     mixer = half.mixer
     z = _norm_linear(half.norm, x, mixer.pwconv1, backend)
-    return _act_linear(half, x, z, mixer.dwconv, mixer.pwconv2, mixer.act1, backend)
+    return _act_linear(half, _path(half, x), z, mixer.dwconv, mixer.pwconv2, mixer.act1, backend)
 
 
 def _attention(half: Half, x: Tensor, backend: str) -> Tensor:
     qkv = _norm_linear(half.norm, x, half.mixer.qkv, backend)
     branch = half.mixer.attend(*half.mixer.queried(qkv).chunk(3, dim=-1), None, x)
-    return _add(half, x, half.layer_scale(branch), None)
+    return _add(half, _path(half, x), half.layer_scale(branch), None)
+
+
+def _path(half: Half, x: Tensor) -> Tensor | None:
+    """The identity path."""
+    return half.res_scale(x) if half.residual else None
 
 
 def norm_map(norm: nn.Module, x: Tensor, backend: str) -> Tensor | None:
@@ -146,7 +180,7 @@ def _norm_linear(norm: nn.Module, x: Tensor, linear: nn.Conv2d | nn.Linear, back
 
 def _act_linear(
     half: Half,
-    x: Tensor,
+    path: Tensor | None,
     z: Tensor,
     depthwise: nn.Conv2d | None,
     linear: nn.Conv2d,
@@ -156,7 +190,7 @@ def _act_linear(
     kernels = (None, None) if depthwise is None else (depthwise.weight, depthwise.bias)
     layer_scale = _scale(half.layer_scale)
     unit = None
-    if layer_scale is not None and compute_dtype(x, linear.weight) == torch.float16:
+    if layer_scale is not None and z.dtype == torch.float16:
         unit = layer_scale.detach().abs().amax()
         unit = torch.where(unit > 0, unit, torch.ones_like(unit))
     branch = ActLinear.apply(
@@ -171,26 +205,24 @@ def _act_linear(
         backend,
         *act.parameters(),
     )
-    return _add(half, x, branch, unit)
+    return _add(half, path, branch, unit)
 
 
-def _add(half: Half, x: Tensor, branch: Tensor, unit: Tensor | None) -> Tensor:
+def _add(half: Half, path: Tensor | None, branch: Tensor, unit: Tensor | None) -> Tensor:
     """The residual, with drop path."""
-    factor = _drop_factor(half.drop_path, x, branch.dtype)
+    factor = _drop_factor(half.drop_path, branch, branch.dtype)
     if unit is not None:
         factor = unit.view(1) if factor is None else factor * unit
     dtype = branch.dtype
     if isinstance(half.layer_scale, ChannelScale):
         dtype = torch.promote_types(dtype, half.layer_scale.scale.dtype)
-    if factor is not None:
-        factor = factor.to(dtype).view(-1, 1, 1, 1)
     branch = branch.to(dtype)
-    if not half.residual:
-        return branch if factor is None else branch * factor
-    x = half.res_scale(x)
     if factor is None:
-        return x + branch
-    return torch.addcmul(x.to(torch.promote_types(dtype, x.dtype)), branch, factor)
+        return branch if path is None else path + branch
+    factor = factor.to(dtype).view(-1, 1, 1, 1)
+    if path is None:
+        return branch * factor
+    return torch.addcmul(path.to(torch.promote_types(dtype, path.dtype)), branch, factor)
 
 
 def _scale(module: nn.Module) -> Tensor | None:
@@ -207,17 +239,33 @@ def _drop_factor(drop_path: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor 
 
 
 class Row(NamedTuple):
-    """A kind of half: whether a half is of it, what runs it, and the modules of the mixer that
-    then do not run."""
+    """What can be fused.
 
-    matches: Callable[[Half], bool]
+    Attributes:
+        matches: What has to hold of one half, or of each of two, one behind the other.
+        run: The fused form.
+        replaced: The modules of each half's mixer that then do not run.
+    """
+
+    matches: tuple[Callable[[Half], bool], ...]
     run: Fused
-    replaced: tuple[str, ...]
+    replaced: tuple[tuple[str, ...], ...]
+
+    def fits(self, halves: Sequence[Half]) -> bool:
+        """Whether the first of the halves are of this kind."""
+        enough = len(halves) >= len(self.matches)
+        return enough and all(
+            match(half) for match, half in zip(self.matches, halves, strict=False)
+        )
 
 
+_MLP_PARTS = ("fc1", "act", "fc2")
+
+# The first row that fits is taken.
 TABLE = (
-    Row(_is_pooling, _pooling, ("pool",)),
-    Row(_is_mlp, _mlp, ("fc1", "act", "fc2")),
-    Row(_is_sepconv, _sepconv, ("pwconv1", "act1", "dwconv", "pwconv2")),
-    Row(_is_attention, _attention, ("qkv",)),
+    Row((_is_pooling, _is_residual_mlp), _pooling_mlp, (("pool",), _MLP_PARTS)),
+    Row((_is_pooling,), _pooling, (("pool",),)),
+    Row((_is_mlp,), _mlp, (_MLP_PARTS,)),
+    Row((_is_sepconv,), _sepconv, (("pwconv1", "act1", "dwconv", "pwconv2"),)),
+    Row((_is_attention,), _attention, (("qkv",),)),
 )

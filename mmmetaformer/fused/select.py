@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,27 +54,33 @@ def check_fused(halves: Iterable[Half], fused: bool | str, name: str) -> None:
     Raises:
         ValueError: If ``fused`` is True or ``'triton'`` and no half has a fused form.
     """
-    if fused in (True, "triton") and not any(find_row(half) for half in halves):
+    if fused in (True, "triton") and not any(has_fused_form(half) for half in halves):
         raise ValueError(
             f"fused={fused!r}, but nothing of {name} has a fused form: leave fused='auto'"
         )
 
 
-def find_row(half: Half) -> Row | None:
-    """The row of the table that a half is of; None for a half without a fused form."""
-    return next((row for row in TABLE if row.matches(half)), None)
+def has_fused_form(half: Half) -> bool:
+    """Whether a half by itself can be fused."""
+    return any(row.fits([half]) for row in TABLE)
 
 
-def run_fused(half: Half, x: Tensor, fused: bool | str) -> Tensor | None:
-    """The half of ``x`` in its fused form; None where the plain one has to run.
+def run_fused(halves: Sequence[Half], x: Tensor, fused: bool | str) -> tuple[int, Tensor] | None:
+    """The first of some halves of a block in their fused form.
 
-    That is where there is no fused form; where a hook or a replaced ``forward`` waits for a module
-    that the fused form leaves out; while a model is traced or transformed by ``torch.func``.
+    Returns:
+        How many halves that is and what they make of ``x``; None where the first has to run plain.
+        That is where it has no fused form; where a hook or a replaced ``forward`` waits for a
+        module that the fused form leaves out; while a model is traced or transformed by
+        ``torch.func``.
     """
-    row = find_row(half) if fused else None
-    if row is None or not _runs_functions(x) or any(map(_is_watched, _left_out(half, row))):
+    if not fused or not _runs_functions(x):
         return None
-    return row.run(half, x, _backend(fused))
+    for row in TABLE:
+        if row.fits(halves) and not any(map(_is_watched, _left_out(halves, row))):
+            count = len(row.matches)
+            return count, row.run(*halves[:count], x, _backend(fused))
+    return None
 
 
 def run_fused_norm(norm: nn.Module, x: Tensor, fused: bool | str) -> Tensor | None:
@@ -88,11 +94,10 @@ def _backend(fused: bool | str) -> str:
     return "triton" if fused == "triton" else "torch"
 
 
-def _left_out(half: Half, row: Row) -> Iterator[nn.Module]:
-    for part in _PARTS:
-        yield getattr(half, part)
-    for name in row.replaced:
-        yield getattr(half.mixer, name)
+def _left_out(halves: Sequence[Half], row: Row) -> Iterator[nn.Module]:
+    for half, names in zip(halves, row.replaced, strict=False):
+        yield from (getattr(half, part) for part in _PARTS)
+        yield from (getattr(half.mixer, name) for name in names)
 
 
 def _is_watched(module: nn.Module) -> bool:
