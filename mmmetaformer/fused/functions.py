@@ -25,7 +25,11 @@ aten = torch.ops.aten
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype of matrix products: autocast's, else that of the weights."""
     device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+    if (
+        x.dtype != torch.float64
+        and torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+    ):
         return torch.get_autocast_dtype(device)
     return weight.dtype
 
