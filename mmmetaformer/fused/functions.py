@@ -448,7 +448,7 @@ class ActLinear(Function):
             if scale is not None:
                 by_weight, by_bias = _fold_scale(by_folded, by_shift, scale)
                 by_weight, by_bias = _like(weight, by_weight), _like(bias, by_bias)
-                by_scale = (by_folded * weight.flatten(1)).sum(1)
+                by_scale = torch.linalg.vecdot(by_folded, weight.flatten(1).to(by_folded.dtype))
                 by_scale = by_scale if bias is None else by_scale + by_shift * bias
                 by_scale = _like(layer_scale, by_scale if unit is None else by_scale / unit)
         by_numbers = [_like(*pair) for pair in zip(numbers, by_numbers, strict=True)]
@@ -523,8 +523,10 @@ def _has_fast_product(*maps: Tensor) -> bool:
 
 def _product_over_positions(a: Tensor, b: Tensor) -> Tensor:
     """Sum over images and positions of the products of the channels, (channels of a, of b)."""
-    if a.shape[1] > b.shape[1]:  # the smaller number of rows is the faster
-        return _product_over_positions(b, a).t()
+    positions = a.numel() // a.shape[1]
+    # The smaller number of rows is the faster, unless turning the result round takes longer.
+    if positions > a.shape[1] > b.shape[1]:
+        return _product_over_positions(b, a).t().contiguous()
     rows = [part.permute(0, 2, 3, 1).flatten(0, 2).t() for part in (a, b)]
     return torch.ops.mkldnn._linear_pointwise(*rows, None, "none", [], "")
 
