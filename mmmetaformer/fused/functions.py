@@ -4,6 +4,9 @@ Each keeps its input and recomputes in the backward pass what costs no matrix pr
 maps, activations, depthwise convolutions. Factors per channel (the norm's, LayerScale) are folded
 into the weights beside them, each time anew, and get their gradients from those of the folded
 weights. None of them can be differentiated twice: that is an error, and the plain path can.
+
+Sums here are no matrix products, which autocast would take in its own dtype, also in the backward
+pass where that runs inside of it.
 """
 
 from __future__ import annotations
@@ -291,11 +294,11 @@ def _norm_linear_backward(
         by_weight, by_shift = _pointwise_parameters(grad, n, folded, shift)
         flat = weight.flatten(1).to(folded.dtype)
         if gamma is not None:
-            by_gamma = _like(gamma, torch.linalg.vecdot(by_weight, flat, dim=0))
+            by_gamma = _like(gamma, (by_weight * flat).sum(0))
             by_weight = by_weight * gamma
         if beta is not None:
-            by_beta = _like(beta, by_shift @ flat)
-            by_weight = by_weight.addr(by_shift, beta.to(flat.dtype))
+            by_beta = _like(beta, (by_shift[:, None] * flat).sum(0))
+            by_weight = torch.addcmul(by_weight, by_shift[:, None], beta.to(flat.dtype))
         by_weight, by_bias = _like(weight, by_weight), _like(bias, by_shift)
     if needs[0]:
         grad_x = NORMS[norm].backward(_pointwise_input(grad, n, folded), n, x, mean, rstd, ops)
@@ -371,7 +374,7 @@ def _fold_norm(
     """Weight (K, C) and bias (K,) that do what these and the norm's factor and bias do."""
     weight = weight.flatten(1).to(wide(weight.dtype))
     if beta is not None:
-        shift = weight @ beta.to(weight.dtype)
+        shift = (weight * beta).sum(1)
         bias = shift if bias is None else bias + shift
     return (weight if gamma is None else weight * gamma), bias
 
@@ -448,7 +451,7 @@ class ActLinear(Function):
             if scale is not None:
                 by_weight, by_bias = _fold_scale(by_folded, by_shift, scale)
                 by_weight, by_bias = _like(weight, by_weight), _like(bias, by_bias)
-                by_scale = torch.linalg.vecdot(by_folded, weight.flatten(1).to(by_folded.dtype))
+                by_scale = (by_folded * weight.flatten(1)).sum(1)
                 by_scale = by_scale if bias is None else by_scale + by_shift * bias
                 by_scale = _like(layer_scale, by_scale if unit is None else by_scale / unit)
         by_numbers = [_like(*pair) for pair in zip(numbers, by_numbers, strict=True)]

@@ -71,6 +71,13 @@ def _is_convolution(*modules: nn.Module) -> bool:
     return all(type(module) is nn.Conv2d for module in modules)
 
 
+def _has_known_scales(half: Half) -> bool:
+    scales = half.layer_scale, half.res_scale
+    return type(half.drop_path) in (nn.Identity, DropPath) and all(
+        type(scale) in (nn.Identity, ChannelScale) for scale in scales
+    )
+
+
 def _is_pooling(half: Half) -> bool:
     return (
         type(half.mixer) is Pooling
@@ -253,9 +260,10 @@ class Row(NamedTuple):
 
     def fits(self, halves: Sequence[Half]) -> bool:
         """Whether the first of the halves are of this kind."""
-        enough = len(halves) >= len(self.matches)
-        return enough and all(
-            match(half) for match, half in zip(self.matches, halves, strict=False)
+        count = len(self.matches)
+        pairs = zip(self.matches, halves[:count], strict=False)
+        return len(halves) >= count and all(
+            _has_known_scales(half) and matches(half) for matches, half in pairs
         )
 
 

@@ -89,8 +89,7 @@ def normalize_backward(grad: Tensor, n: Tensor, rstd: Tensor, dtype: torch.dtype
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """The scalar product of each image, (B,)."""
-    rows = [tensor.permute(0, 2, 3, 1).flatten(1) for tensor in (a, b)]
-    return torch.bmm(rows[0].unsqueeze(1), rows[1].unsqueeze(2)).flatten()
+    return (a * b).sum((1, 2, 3))
 
 
 def pool_residual(

@@ -183,6 +183,21 @@ def test_a_small_layer_scale_does_not_vanish_in_half_precision():
         assert error(fused[name], exact[name]) < 0.005
 
 
+@pytest.mark.parametrize("kind", ["poolformer", "convformer"])
+def test_a_backward_pass_inside_of_autocast_is_the_same(kind):
+    block = make(kind).float()
+    x = image(dtype=torch.float32)
+    outside = run(block, x, dtype=torch.bfloat16)
+    x.requires_grad_()
+    block.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+        y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.dtype))
+    inside = dict(x=x.grad, **{name: p.grad for name, p in block.named_parameters()})
+    del outside["output"]
+    torch.testing.assert_close(inside, outside, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_large_mean(layout):
     block = make("poolformer")
@@ -265,6 +280,13 @@ def test_a_replaced_forward_makes_the_half_run_plain():
     block.token_mixer.forward = lambda x: x
     torch.testing.assert_close(run(block, image())["output"], run(twin(block), image())["output"])
     assert run_fused(tuple(block.halves()), image(), "auto") is None
+
+
+@pytest.mark.parametrize("part", ["drop_path", "layer_scale1", "res_scale1"])
+def test_an_unknown_scale_runs_plain(part):
+    block = make("poolformer")
+    setattr(block, part, nn.Dropout(0.5))
+    assert not has_fused_form(next(block.halves()))
 
 
 def test_a_subclass_runs_plain():
