@@ -14,6 +14,7 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..fused import Contiguous, check_fused, has_fused_form, resolve_fused, run_fused_norm
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
@@ -42,6 +43,11 @@ class Backbone(PublishedNames, BaseModule):
         norm_eval: Keep BatchNorm layers in eval mode (their running statistics are not updated)
             also while training.
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
+        fused: Whether blocks run in their fused form where they have one, with the same
+            parameters and, but for rounding, the same results (see :mod:`mmmetaformer.fused`):
+            ``'auto'`` where it pays, True (an error if there is none), False, or ``'triton'``,
+            kernels for GPUs. The environment variable ``MMMETAFORMER_FUSED=0`` turns it off. Read
+            when the network is built.
         init_cfg: Initialisation config of mmengine. ``dict(type='Pretrained', checkpoint=...)``
             takes any published layout (see :mod:`mmmetaformer.weights`) and raises unless every
             parameter but the output norms is found in the file with the right shape;
@@ -57,6 +63,7 @@ class Backbone(PublishedNames, BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        fused: bool | str = "auto",
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -68,6 +75,7 @@ class Backbone(PublishedNames, BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.fused_path = resolve_fused(fused)
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -90,13 +98,34 @@ class Backbone(PublishedNames, BaseModule):
         """The norm of an emitted map, or the identity."""
         return getattr(self, f"norm{index}", _NO_NORM)
 
+    def normalized(self, index: int, x: Tensor) -> Tensor:
+        """An emitted map behind its norm."""
+        norm = self.out_norm(index)
+        fused = run_fused_norm(norm, x, self.fused_path) if self._channels_last else None
+        return norm(x) if fused is None else fused
+
     def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """The maps as necks and heads take them: contiguous.
 
         Norms over channels leave maps whose channels are innermost in memory, convolutions hand
         that on, and mmcv's RoIAlign reads such a map as if they were not: noise, without an error.
         """
+        if self._channels_last and torch.is_grad_enabled():
+            return tuple(Contiguous.apply(level) for level in levels)
         return tuple(level.contiguous() for level in levels)
+
+    def _use_fused(self) -> None:
+        """Of the blocks, once they are built."""
+        halves = [half for _, _, block in self.numbered_blocks() for half in block.halves()]
+        check_fused(halves, self.fused_path, type(self).__name__)
+        self._channels_last = bool(self.fused_path) and any(map(has_fused_form, halves))
+
+    def lay_out(self, image: Tensor) -> Tensor:
+        """The image in the memory format that the fused path is fast in: channels_last. Whatever
+        follows keeps it."""
+        if not self._channels_last:
+            return image
+        return image.contiguous(memory_format=torch.channels_last)
 
     def is_for_outputs(self, name: str) -> bool:
         """Whether a name in the state dict belongs to what dense prediction adds: a published

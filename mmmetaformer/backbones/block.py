@@ -1,12 +1,13 @@
 """The MetaFormer block: two residuals, whatever stands in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..fused import Half, resolve_fused, run_fused
 from ..layers import ChannelScale, build_norm
 from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part, with_defaults
 
@@ -29,6 +30,8 @@ class MetaFormerBlock(BaseModule):
         layer_scale_init_value: Initial LayerScale of both branches; None means no LayerScale.
         res_scale_init_value: Initial scale of both identity paths; None means no such scale.
         residual: False leaves both identity paths out; a pair says so for each half.
+        fused: Whether halves run in their fused form where they have one (see
+            :mod:`mmmetaformer.fused`): ``'auto'``, True, False or ``'triton'``.
         init_cfg: Initialisation config of mmengine.
 
     Shape:
@@ -46,6 +49,7 @@ class MetaFormerBlock(BaseModule):
         layer_scale_init_value: float | None = None,
         res_scale_init_value: float | None = None,
         residual: bool | Sequence[bool] = True,
+        fused: bool | str = "auto",
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -57,6 +61,7 @@ class MetaFormerBlock(BaseModule):
         if len(pair) != 2 or not all(isinstance(item, bool) for item in pair):
             raise ValueError(f"residual must be a bool or a pair of them, got {residual!r}")
         self.residual1, self.residual2 = pair
+        self.fused_path = resolve_fused(fused)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
 
         # A scale of an identity path that is left out would be a parameter without a gradient.
@@ -77,15 +82,47 @@ class MetaFormerBlock(BaseModule):
             self.res_scale2 = scale(res_scale2)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.token_mixer(self.norm1(x))
-        if branch.shape != x.shape:  # it might broadcast, and train on
-            raise ValueError(
-                f"token mixer {type(self.token_mixer).__name__} mapped {tuple(x.shape)} to "
-                f"{tuple(branch.shape)}: it must keep (B, C, H, W)"
-            )
-        branch = self.layer_scale1(self.drop_path(branch))
-        x = self.res_scale1(x) + branch if self.residual1 else branch
-        if self.mlp is not None:
-            branch = self.layer_scale2(self.drop_path(self.mlp(self.norm2(x))))
-            x = self.res_scale2(x) + branch if self.residual2 else branch
+        halves = tuple(self.halves())
+        while halves:
+            fused = run_fused(halves, x, self.fused_path)
+            done, x = (1, plain(halves[0], x)) if fused is None else fused
+            halves = halves[done:]
         return x
+
+    def halves(self) -> Iterator[Half]:
+        """The token half, then the channel half if there is one."""
+        yield Half(
+            "token mixer",
+            self.norm1,
+            self.token_mixer,
+            self.drop_path,
+            self.layer_scale1,
+            self.res_scale1,
+            self.residual1,
+        )
+        if self.mlp is not None:
+            yield Half(
+                "channel mixer",
+                self.norm2,
+                self.mlp,
+                self.drop_path,
+                self.layer_scale2,
+                self.res_scale2,
+                self.residual2,
+            )
+
+
+def plain(half: Half, x: Tensor) -> Tensor:
+    """What a half of a block computes: the definition of every fused form.
+
+    Raises:
+        ValueError: If the mixer does not keep (B, C, H, W).
+    """
+    branch = half.mixer(half.norm(x))
+    if branch.shape != x.shape:  # it might broadcast, and train on
+        raise ValueError(
+            f"{half.name} {type(half.mixer).__name__} mapped {tuple(x.shape)} to "
+            f"{tuple(branch.shape)}: it must keep (B, C, H, W)"
+        )
+    branch = half.layer_scale(half.drop_path(branch))
+    return half.res_scale(x) + branch if half.residual else branch

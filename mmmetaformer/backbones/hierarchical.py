@@ -41,6 +41,9 @@ class MetaFormer(Backbone):
             their output norms.
         norm_eval: Keep BatchNorm layers in eval mode while training.
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
+        fused: Whether blocks run in their fused form where they have one, with the same
+            parameters and, but for rounding, the same results: ``'auto'``, True, False or
+            ``'triton'`` (:class:`~mmmetaformer.backbones.base.Backbone`).
         pretrained: Tag of published weights of the arch, such as ``'384_in21ft1k'``
             (:func:`mmmetaformer.list_checkpoints`), True for the default; in place of ``init_cfg``.
         init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
@@ -78,12 +81,13 @@ class MetaFormer(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        fused: bool | str = "auto",
         pretrained: str | bool | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
         **overrides: Any,
     ) -> None:
         init_cfg = resolve_init_cfg(init_cfg, pretrained, arch, self.family)
-        super().__init__(frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(frozen_stages, norm_eval, with_cp, fused, init_cfg)
         settings = resolve_arch(arch, self.family, overrides)
         stages = settings.stages()
         self.settings = settings
@@ -108,7 +112,10 @@ class MetaFormer(Backbone):
                 Sequential(
                     *(
                         MetaFormerBlock(
-                            stage.dim, **stage.block, drop_path_rate=next(drop_path_rates)
+                            stage.dim,
+                            **stage.block,
+                            drop_path_rate=next(drop_path_rates),
+                            fused=self.fused_path,
                         )
                         for _ in range(stage.depth)
                     )
@@ -117,10 +124,12 @@ class MetaFormer(Backbone):
             if index in self.out_indices:
                 self.add_out_norm(index, settings.out_norm_cfg, stage.dim)
             channels = stage.dim
+        self._use_fused()
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image (B, in_channels, H, W) to one map (B, C_i, H_i, W_i) per emitted stage."""
+        x = self.lay_out(x)
         levels = {}
         for index, (downsampling, blocks) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)
@@ -131,7 +140,7 @@ class MetaFormer(Backbone):
             for block in blocks:
                 x = self.run(block, x)
             if index in self.out_indices:
-                levels[index] = self.out_norm(index)(x)
+                levels[index] = self.normalized(index, x)
         return self.emit(levels[index] for index in self.out_indices)
 
     def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:

@@ -48,6 +48,9 @@ class IsotropicMetaFormer(Backbone):
             of the blocks with their output norms. The pyramid is never frozen.
         norm_eval: Keep BatchNorm layers in eval mode while training.
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
+        fused: Whether blocks run in their fused form where they have one, with the same
+            parameters and, but for rounding, the same results: ``'auto'``, True, False or
+            ``'triton'`` (:class:`~mmmetaformer.backbones.base.Backbone`).
         pretrained: Tag of published weights of the arch, such as ``'384_in21ft1k'``
             (:func:`mmmetaformer.list_checkpoints`), True for the default; in place of ``init_cfg``.
         init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
@@ -85,12 +88,13 @@ class IsotropicMetaFormer(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        fused: bool | str = "auto",
         pretrained: str | bool | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
         **overrides: Any,
     ) -> None:
         init_cfg = resolve_init_cfg(init_cfg, pretrained, arch, self.family)
-        super().__init__(frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(frozen_stages, norm_eval, with_cp, fused, init_cfg)
         settings = resolve_arch(arch, self.family, overrides, IsotropicSettings, "mlp_mixer")
         self.settings = settings
         self.out_indices = resolve_out_indices(out_indices)
@@ -108,7 +112,9 @@ class IsotropicMetaFormer(Backbone):
         self.stem = build_part(MODELS, stem, in_channels=in_channels, out_channels=settings.dim)
         drop_path_rates = linear_drop_path(drop_path_rate, settings.depth)
         self.blocks = ModuleList(
-            MetaFormerBlock(settings.dim, **block, drop_path_rate=next(drop_path_rates))
+            MetaFormerBlock(
+                settings.dim, **block, drop_path_rate=next(drop_path_rates), fused=self.fused_path
+            )
             for depth, block in zip(
                 depths, settings.blocks([patch_size] * NUM_STAGES), strict=False
             )
@@ -130,18 +136,19 @@ class IsotropicMetaFormer(Backbone):
             )
             self.out_channels = self.pyramid.out_channels
             self.out_strides = self.pyramid.strides
+        self._use_fused()
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image (B, in_channels, H, W) to one map (B, C_i, H_i, W_i) per emitted level."""
         size = x.shape[-2:]
-        x = self.stem(x)
+        x = self.stem(self.lay_out(x))
         levels = {}
         for number, block in enumerate(self.blocks):
             x = self.run(block, x)
             index = self._ends.get(number)
             if index in self.out_indices:
-                levels[index] = self.out_norm(index)(x)
+                levels[index] = self.normalized(index, x)
         maps = [levels[index] for index in self.out_indices]
         return self.emit(maps if self.pyramid is None else self.pyramid(maps, size))
 

@@ -130,8 +130,11 @@ class Attention(MetaMixer):
 
     def forward(self, x: Tensor) -> Tensor:
         # The parts above, with queries, keys and values of one projection.
-        *parts, valid = self.project(x)
-        q, k, v = (self._heads(part) for part in parts)
+        return self.attend(*self.project(x), x)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, x: Tensor) -> Tensor:
+        """The output for what :meth:`project` gives of ``x``, of which only the shape counts."""
+        q, k, v = (self._heads(part) for part in (q, k, v))
         if self._uses_softmax:
             out = F.scaled_dot_product_attention(
                 q,

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmetaformer import create_backbone, list_archs
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
+from mmmetaformer.mixers.pooling import Pooling
 
 SIZES = [(224, 224), (33, 65), (112, 137), (96, 320)]
 ARCHS = list_archs()
@@ -105,10 +106,16 @@ def test_plain_maps(name):
 def test_every_parameter_receives_a_gradient(name, randomize):
     backbone = randomize(create_backbone(name))
     sum(level.square().mean() for level in backbone(torch.randn(2, 3, 33, 65))).backward()
+    # A bias in front of a pooling cancels, and what is left of its gradient is at most rounding.
+    blocks = [block for _, _, block in backbone.numbered_blocks()]
+    cancelled = {
+        id(getattr(b.norm1, "bias", None)) for b in blocks if isinstance(b.token_mixer, Pooling)
+    }
     without = [
         name
         for name, parameter in backbone.named_parameters()
-        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+        if parameter.grad is None
+        or not (parameter.grad.abs().sum() > 0 or id(parameter) in cancelled)
     ]
     assert without == []
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmmetaformer import MetaFormer, PoolFormer, create_backbone
+from mmmetaformer.engine.complexity import saved_for_backward
 
 TINY = dict(depths=[1, 2, 1, 1], dims=[8, 12, 16, 20])
 
@@ -119,17 +120,15 @@ def test_checkpointed_equals_plain(randomize):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
-def test_checkpointing_stores_less(randomize):
+@pytest.mark.parametrize(("fused", "ratio"), [(False, 0.5), ("auto", 0.6)])
+def test_checkpointing_stores_less(randomize, fused, ratio):
     def saved(with_cp: bool) -> int:
-        backbone = randomize(MetaFormer(TINY, with_cp=with_cp)).train()
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: (sizes.append(t.numel()), t)[1], lambda t: t
-        ):
+        backbone = randomize(MetaFormer(TINY, with_cp=with_cp, fused=fused)).train()
+        with saved_for_backward() as kept:
             backbone(torch.randn(2, 3, 64, 64))
-        return sum(sizes)
+        return kept.total(exclude=backbone)
 
-    assert saved(True) < 0.5 * saved(False)
+    assert saved(True) < ratio * saved(False)
 
 
 def test_drop_path_grows_linearly_over_all_blocks():

@@ -1,0 +1,279 @@
+"""Which halves of a block have a fused form, and what it is made of.
+
+A half is plain data (:class:`Half`); what it computes is said by ``MetaFormerBlock``. The table at
+the end of this file says which halves are fused and how: to fuse another one is to add a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from ..channel_mixers import Mlp
+from ..layers import ChannelScale, LayerNorm2d, ModifiedLayerNorm, SquaredReLU, StarReLU
+from ..mixers.attention import Attention
+from ..mixers.pooling import Pooling
+from ..mixers.sepconv import SepConv
+from .functions import (
+    ActLinear,
+    Norm,
+    NormLinear,
+    PoolResidual,
+    PoolResidualNormLinear,
+)
+from .primitives import wide
+
+
+class Half(NamedTuple):
+    """One of the two residuals of a block."""
+
+    name: str
+    norm: nn.Module
+    mixer: nn.Module
+    drop_path: nn.Module
+    layer_scale: nn.Module
+    res_scale: nn.Module
+    residual: bool
+
+
+# Of one half or two, a map and the name of the implementation of the primitives.
+Fused = Callable[..., Tensor]
+
+# Classes are compared exactly here: a subclass may compute something else.
+
+_ACTS = {
+    nn.Identity: "identity",
+    nn.ReLU: "relu",
+    nn.SiLU: "silu",
+    SquaredReLU: "squared_relu",
+    StarReLU: "star_relu",
+}
+
+
+def _act_name(act: nn.Module) -> str | None:
+    if type(act) is nn.GELU and act.approximate == "none":
+        return "gelu"
+    return _ACTS.get(type(act))
+
+
+def norm_name(norm: nn.Module) -> str | None:
+    """A key of ``functions.NORMS``."""
+    if type(norm) in (nn.GroupNorm, ModifiedLayerNorm) and norm.num_groups == 1:
+        return "image"
+    return "position" if type(norm) is LayerNorm2d else None
+
+
+def _is_convolution(*modules: nn.Module) -> bool:
+    return all(type(module) is nn.Conv2d for module in modules)
+
+
+def _has_known_scales(half: Half) -> bool:
+    scales = half.layer_scale, half.res_scale
+    return type(half.drop_path) in (nn.Identity, DropPath) and all(
+        type(scale) in (nn.Identity, ChannelScale) for scale in scales
+    )
+
+
+def _is_pooling(half: Half) -> bool:
+    return (
+        type(half.mixer) is Pooling
+        and type(half.mixer.pool) is nn.AvgPool2d
+        and norm_name(half.norm) == "image"
+        and half.norm.weight is not None
+        and half.residual
+    )
+
+
+def _is_mlp(half: Half) -> bool:
+    mixer = half.mixer
+    return (
+        type(mixer) is Mlp
+        and norm_name(half.norm) is not None
+        and _is_convolution(mixer.fc1, mixer.fc2)
+        and _act_name(mixer.act) is not None
+    )
+
+
+def _is_residual_mlp(half: Half) -> bool:
+    return half.residual and _is_mlp(half)
+
+
+def _is_sepconv(half: Half) -> bool:
+    mixer = half.mixer
+    return (
+        type(mixer) is SepConv
+        and norm_name(half.norm) is not None
+        and _is_convolution(mixer.pwconv1, mixer.dwconv, mixer.pwconv2)
+        and _act_name(mixer.act1) is not None
+    )
+
+
+def _is_attention(half: Half) -> bool:
+    return (
+        type(half.mixer) is Attention
+        and norm_name(half.norm) is not None
+        and type(half.mixer.qkv) is nn.Linear
+    )
+
+
+def _pooling(half: Half, x: Tensor, backend: str) -> Tensor:
+    return PoolResidual.apply(*_pool_arguments(half, x), backend)
+
+
+def _pool_arguments(half: Half, x: Tensor) -> tuple:
+    # Under CUDA's autocast, norms give float32.
+    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
+    drop = _drop_factor(half.drop_path, x, torch.float32 if autocast else x.dtype)
+    scales = _scale(half.layer_scale), _scale(half.res_scale)
+    norm = half.norm
+    return x, norm.weight, norm.bias, *scales, drop, norm.eps, half.mixer.pool.kernel_size
+
+
+def _pooling_mlp(first: Half, second: Half, x: Tensor, backend: str) -> Tensor:
+    norm, mixer = second.norm, second.mixer
+    z, path = PoolResidualNormLinear.apply(
+        *_pool_arguments(first, x),
+        norm.weight,
+        norm.bias,
+        mixer.fc1.weight,
+        mixer.fc1.bias,
+        _scale(second.res_scale),
+        norm_name(norm),
+        norm.eps,
+        backend,
+    )
+    return _act_linear(second, path, z, None, mixer.fc2, mixer.act, backend)
+
+
+def _mlp(half: Half, x: Tensor, backend: str) -> Tensor:
+    mixer = half.mixer
+    z = _norm_linear(half.norm, x, mixer.fc1, backend)
+    return _act_linear(half, _path(half, x), z, None, mixer.fc2, mixer.act, backend)
+
+
+def _sepconv(half: Half, x: Tensor, backend: str) -> Tensor:
+    mixer = half.mixer
+    z = _norm_linear(half.norm, x, mixer.pwconv1, backend)
+    return _act_linear(half, _path(half, x), z, mixer.dwconv, mixer.pwconv2, mixer.act1, backend)
+
+
+def _attention(half: Half, x: Tensor, backend: str) -> Tensor:
+    qkv = _norm_linear(half.norm, x, half.mixer.qkv, backend)
+    branch = half.mixer.attend(*half.mixer.queried(qkv).chunk(3, dim=-1), None, x)
+    return _add(half, _path(half, x), half.layer_scale(branch), None)
+
+
+def _path(half: Half, x: Tensor) -> Tensor | None:
+    """The identity path."""
+    return half.res_scale(x) if half.residual else None
+
+
+def norm_map(norm: nn.Module, x: Tensor, backend: str) -> Tensor | None:
+    """The norm of a map, contiguous; None for a norm without a fused form."""
+    name = norm_name(norm)
+    if name is None:
+        return None
+    return Norm.apply(x, norm.weight, norm.bias, name, norm.eps, backend)
+
+
+def _norm_linear(norm: nn.Module, x: Tensor, linear: nn.Conv2d | nn.Linear, backend: str) -> Tensor:
+    parameters = norm.weight, norm.bias, linear.weight, linear.bias
+    return NormLinear.apply(x, *parameters, norm_name(norm), norm.eps, backend)
+
+
+def _act_linear(
+    half: Half,
+    path: Tensor | None,
+    z: Tensor,
+    depthwise: nn.Conv2d | None,
+    linear: nn.Conv2d,
+    act: nn.Module,
+    backend: str,
+) -> Tensor:
+    kernels = (None, None) if depthwise is None else (depthwise.weight, depthwise.bias)
+    layer_scale = _scale(half.layer_scale)
+    unit = None
+    if layer_scale is not None and z.dtype == torch.float16:
+        unit = layer_scale.detach().abs().amax()
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+    branch = ActLinear.apply(
+        z,
+        *kernels,
+        linear.weight,
+        linear.bias,
+        layer_scale,
+        unit,
+        _act_name(act),
+        not torch.is_grad_enabled(),  # then nobody needs z again
+        backend,
+        *act.parameters(),
+    )
+    return _add(half, path, branch, unit)
+
+
+def _add(half: Half, path: Tensor | None, branch: Tensor, unit: Tensor | None) -> Tensor:
+    """The residual, with drop path."""
+    factor = _drop_factor(half.drop_path, branch, branch.dtype)
+    if unit is not None:
+        factor = unit.view(1) if factor is None else factor * unit
+    dtype = branch.dtype
+    if isinstance(half.layer_scale, ChannelScale):
+        dtype = torch.promote_types(dtype, half.layer_scale.scale.dtype)
+    branch = branch.to(dtype)
+    if factor is None:
+        return branch if path is None else path + branch
+    factor = factor.to(dtype).view(-1, 1, 1, 1)
+    if path is None:
+        return branch * factor
+    return torch.addcmul(path.to(torch.promote_types(dtype, path.dtype)), branch, factor)
+
+
+def _scale(module: nn.Module) -> Tensor | None:
+    return module.scale if isinstance(module, ChannelScale) else None
+
+
+def _drop_factor(drop_path: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """What drop path multiplies each image's branch by, (B,); None for one. It takes the random
+    numbers that the module would take for a branch of ``dtype``."""
+    if not isinstance(drop_path, DropPath) or not drop_path.training:
+        return None
+    kept = drop_path(torch.ones(x.shape[0], 1, 1, 1, dtype=dtype, device=x.device)) > 0
+    return kept.flatten().to(wide(dtype)) / (1 - drop_path.drop_prob)
+
+
+class Row(NamedTuple):
+    """What can be fused.
+
+    Attributes:
+        matches: What has to hold of one half, or of each of two, one behind the other.
+        run: The fused form.
+        replaced: The modules of each half's mixer that then do not run.
+    """
+
+    matches: tuple[Callable[[Half], bool], ...]
+    run: Fused
+    replaced: tuple[tuple[str, ...], ...]
+
+    def fits(self, halves: Sequence[Half]) -> bool:
+        """Whether the first of the halves are of this kind."""
+        count = len(self.matches)
+        pairs = zip(self.matches, halves[:count], strict=False)
+        return len(halves) >= count and all(
+            _has_known_scales(half) and matches(half) for matches, half in pairs
+        )
+
+
+_MLP_PARTS = ("fc1", "act", "fc2")
+
+# The first row that fits is taken.
+TABLE = (
+    Row((_is_pooling, _is_residual_mlp), _pooling_mlp, (("pool",), _MLP_PARTS)),
+    Row((_is_pooling,), _pooling, (("pool",),)),
+    Row((_is_mlp,), _mlp, (_MLP_PARTS,)),
+    Row((_is_sepconv,), _sepconv, (("pwconv1", "act1", "dwconv", "pwconv2"),)),
+    Row((_is_attention,), _attention, (("qkv",),)),
+)

@@ -1,0 +1,117 @@
+"""When the fused form of a half runs in place of the plain one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from .halves import TABLE, Half, Row, norm_map
+from .primitives import implementation
+
+VARIABLE = "MMMETAFORMER_FUSED"
+CHOICES = ("auto", True, False, "triton")
+# What of a half itself the fused form replaces.
+_PARTS = ("norm", "mixer", "drop_path", "layer_scale", "res_scale")
+
+
+def resolve_fused(fused: bool | str) -> bool | str:
+    """The argument ``fused`` of a backbone, after the environment variable ``MMMETAFORMER_FUSED``.
+
+    ``MMMETAFORMER_FUSED=0`` turns the fused path off whatever the argument is;
+    ``MMMETAFORMER_FUSED=triton`` is what ``'auto'`` means then.
+
+    Returns:
+        One of ``CHOICES``.
+
+    Raises:
+        ValueError: For another value of the argument or the variable, or where there is no Triton
+            for ``'triton'``.
+    """
+    if not isinstance(fused, bool) and fused not in ("auto", "triton"):
+        raise ValueError(f"fused must be one of {CHOICES}, got {fused!r}")
+    variable = os.environ.get(VARIABLE, "")
+    if variable not in ("", "0", "1", "auto", "triton"):
+        raise ValueError(
+            f"the environment variable {VARIABLE} must be 0 (off), 1 or auto (as the argument "
+            f"fused says) or triton, got {variable!r}"
+        )
+    if variable == "0":
+        return False
+    if variable == "triton" and fused == "auto":
+        fused = "triton"
+    if fused == "triton":
+        implementation("triton")
+    return fused
+
+
+def check_fused(halves: Iterable[Half], fused: bool | str, name: str) -> None:
+    """That somebody who asks for the fused path gets some of it.
+
+    Raises:
+        ValueError: If ``fused`` is True or ``'triton'`` and no half has a fused form.
+    """
+    if fused in (True, "triton") and not any(has_fused_form(half) for half in halves):
+        raise ValueError(
+            f"fused={fused!r}, but nothing of {name} has a fused form: leave fused='auto'"
+        )
+
+
+def has_fused_form(half: Half) -> bool:
+    """Whether a half by itself can be fused."""
+    return any(row.fits([half]) for row in TABLE)
+
+
+def run_fused(halves: Sequence[Half], x: Tensor, fused: bool | str) -> tuple[int, Tensor] | None:
+    """The first of some halves of a block in their fused form.
+
+    Returns:
+        How many halves that is and what they make of ``x``; None where the first has to run plain.
+        That is where it has no fused form; where a hook or a replaced ``forward`` waits for a
+        module that the fused form leaves out; while a model is traced or transformed by
+        ``torch.func``.
+    """
+    if not fused or not _runs_functions(x):
+        return None
+    for row in TABLE:
+        if row.fits(halves) and not any(map(_is_watched, _left_out(halves, row))):
+            count = len(row.matches)
+            return count, row.run(*halves[:count], x, _backend(fused))
+    return None
+
+
+def run_fused_norm(norm: nn.Module, x: Tensor, fused: bool | str) -> Tensor | None:
+    """The norm of a map, contiguous, as :func:`run_fused` does it for a half."""
+    if not fused or not _runs_functions(x) or _is_watched(norm):
+        return None
+    return norm_map(norm, x, _backend(fused))
+
+
+def _backend(fused: bool | str) -> str:
+    return "triton" if fused == "triton" else "torch"
+
+
+def _left_out(halves: Sequence[Half], row: Row) -> Iterator[nn.Module]:
+    for half, names in zip(halves, row.replaced, strict=False):
+        yield from (getattr(half, part) for part in _PARTS)
+        yield from (getattr(half.mixer, name) for name in names)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def _runs_functions(x: Tensor) -> bool:
+    """Whether autograd's custom functions may stand in for operators here."""
+    if torch.jit.is_tracing() or torch.compiler.is_exporting() or _has_any_global_hook():
+        return False
+    return x.dim() == 4 and not torch._C._are_functorch_transforms_active()

@@ -1,0 +1,84 @@
+"""The gradients of the fused functions against differences, in float64."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from mmmetaformer.fused.functions import ActLinear, Contiguous, Norm, NormLinear, PoolResidual
+from mmmetaformer.fused.primitives import ACTIVATIONS
+
+SHAPE = (2, 3, 4, 5)
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def leaf(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.double).add(0.3).requires_grad_()
+
+
+def image(layout: torch.memory_format = torch.contiguous_format, channels: int = 3):
+    x = torch.randn(2, channels, 4, 5, dtype=torch.double).contiguous(memory_format=layout)
+    return x.requires_grad_()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("pool_size", [3, 7])
+def test_pool_residual(layout, full, pool_size):
+    drop = torch.tensor([2.0, 0.0], dtype=torch.double) if full else None
+    options = [leaf(3) if full else None for _ in range(2)]
+    # The bias cancels, which is exact: its gradient is checked in test_halves.
+    gradcheck(
+        PoolResidual.apply, (image(layout), leaf(3), None, *options, drop, 1e-5, pool_size, "torch")
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("norm", ["image", "position"])
+@pytest.mark.parametrize("full", [True, False])
+def test_norm_linear(layout, norm, full):
+    gamma, beta, bias = (leaf(size) if full else None for size in (3, 3, 4))
+    gradcheck(NormLinear.apply, (image(layout), gamma, beta, leaf(4, 3), bias, norm, 1e-5, "torch"))
+
+
+@pytest.mark.parametrize("norm", ["image", "position"])
+@pytest.mark.parametrize("full", [True, False])
+def test_norm(norm, full):
+    gamma, beta = (leaf(3) if full else None for _ in range(2))
+    gradcheck(Norm.apply, (image(torch.channels_last), gamma, beta, norm, 1e-5, "torch"))
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("depthwise", [True, False])
+@pytest.mark.parametrize("full", [True, False])
+def test_act_linear(act, depthwise, full):
+    numbers = (leaf(1), leaf(1)) if act == "star_relu" else ()
+    kernels = leaf(3, 1, 3, 3) if depthwise else None
+    kernel_bias = leaf(3) if depthwise and full else None
+    bias, scale = (leaf(4) if full else None for _ in range(2))
+    unit = torch.tensor(0.5, dtype=torch.double) if full else None
+    inputs = image(torch.channels_last), kernels, kernel_bias, leaf(4, 3), bias, scale, unit
+    gradcheck(ActLinear.apply, (*inputs, act, False, "torch", *numbers))
+
+
+def test_contiguous_keeps_the_gradients_in_channels_last():
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    grads = []
+    inner = x * 1
+    inner.register_hook(grads.append)
+    y = Contiguous.apply(inner)
+    assert y.is_contiguous()
+    y.backward(torch.randn(2, 3, 4, 5))
+    assert grads[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_second_derivatives_are_refused():
+    x = image()
+    y = NormLinear.apply(x, leaf(3), None, leaf(4, 3), None, "image", 1e-5, "torch")
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

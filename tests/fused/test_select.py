@@ -1,0 +1,120 @@
+"""The switch: argument, environment variable, and what it changes of a network."""
+
+import pytest
+import torch
+
+from mmmetaformer.backbones import CAFormer, FFNet, MetaFormer, MlpMixer, PoolFormer
+from mmmetaformer.fused import resolve_fused, run_fused
+
+ATTENTION = dict(type="attention", head_dim=4)
+SMALL = dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
+
+
+def outputs_and_gradients(backbone: torch.nn.Module, x: torch.Tensor) -> list:
+    torch.manual_seed(0)
+    backbone.zero_grad()
+    levels = backbone(x)
+    sum(level.square().sum() for level in levels).backward()
+    return [*levels, *(parameter.grad for parameter in backbone.parameters())]
+
+
+@pytest.mark.parametrize("fused", ["auto", True, False])
+def test_values(monkeypatch, fused):
+    monkeypatch.delenv("MMMETAFORMER_FUSED", raising=False)
+    assert resolve_fused(fused) is fused
+
+
+@pytest.mark.parametrize("fused", ["off", None, 1.0, "cuda"])
+def test_other_values_are_refused(fused):
+    with pytest.raises(ValueError, match=r"fused must be one of .*'auto', True, False"):
+        PoolFormer(SMALL, fused=fused)
+
+
+@pytest.mark.parametrize("fused", ["auto", True])
+def test_environment_variable_turns_it_off(monkeypatch, fused):
+    monkeypatch.setenv("MMMETAFORMER_FUSED", "0")
+    backbone = PoolFormer(SMALL, fused=fused)
+    block = backbone.stages[0][0]
+    halves, x = tuple(block.halves()), torch.randn(1, 8, 4, 4)
+    assert run_fused(halves, x, "auto") is not None
+    assert run_fused(halves, x, block.fused_path) is None
+    assert not backbone.lay_out(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_environment_variable_with_a_wrong_value_is_refused(monkeypatch):
+    monkeypatch.setenv("MMMETAFORMER_FUSED", "off")
+    with pytest.raises(ValueError, match="MMMETAFORMER_FUSED must be 0 .*got 'off'"):
+        PoolFormer(SMALL)
+
+
+def test_true_where_nothing_can_be_fused_is_refused():
+    with pytest.raises(ValueError, match="nothing of FFNet has a fused form: leave fused='auto'"):
+        FFNet(dict(SMALL, dims=[8, 16, 32, 64]), fused=True)
+
+
+def test_auto_where_nothing_can_be_fused_leaves_the_image_as_it_is():
+    x = torch.randn(1, 3, 32, 32)
+    assert FFNet(dict(SMALL, dims=[8, 16, 32, 64])).lay_out(x) is x
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        (PoolFormer, {}),
+        (PoolFormer, dict(with_cp=True)),
+        (PoolFormer, dict(frozen_stages=1)),
+        (PoolFormer, dict(out_norm_cfg="LN2d", drop_path_rate=0.5)),
+        (CAFormer, dict(token_mixers=["sepconv", "pooling", "identity", ATTENTION])),
+        (MetaFormer, dict(norm_cfg=None, token_mixers="depthwise")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [(64, 64), (51, 70)])
+def test_networks_equal_the_plain_ones(randomize, family, options, size):
+    fused = randomize(family(SMALL, **options)).double().train()
+    plain = family(SMALL, fused=False, **options).double().train()
+    assert list(fused.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 3, *size, dtype=torch.double)
+    results = [outputs_and_gradients(backbone, x) for backbone in (fused, plain)]
+    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-8)
+    assert all(level.is_contiguous() for level in fused(x))
+
+
+def test_isotropic_network(randomize):
+    options = dict(arch=dict(depth=4, dim=8, stem=dict(type="PatchEmbedding", patch_size=16)))
+    fused = randomize(MlpMixer(**options)).double()
+    plain = MlpMixer(fused=False, **options).double()
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 3, 64, 48, dtype=torch.double)
+    results = [outputs_and_gradients(backbone, x) for backbone in (fused, plain)]
+    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-8)
+
+
+def test_output_norm_of_a_large_mean(randomize):
+    fused = PoolFormer(SMALL)
+    x = (torch.randn(1, 8, 16, 16) + 1e3).contiguous(memory_format=torch.channels_last)
+    exact = torch.nn.functional.group_norm(x.double(), 1)
+    torch.testing.assert_close(fused.normalized(0, x).double(), exact, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision_models():
+    x = torch.randn(2, 3, 64, 64, dtype=torch.bfloat16)
+    fused = PoolFormer(SMALL).bfloat16()
+    results = outputs_and_gradients(fused, x)
+    assert {value.dtype for value in results} == {torch.bfloat16}
+    assert all(value.isfinite().all() for value in results)
+
+
+@pytest.mark.parametrize("backbone", [PoolFormer, CAFormer])
+def test_compiles_as_one_graph(backbone):
+    mixers = {} if backbone is PoolFormer else dict(token_mixers="sepconv")
+    model = backbone(SMALL, out_indices=(0,), **mixers).double()
+    x = torch.randn(1, 3, 32, 32, dtype=torch.double)
+    expected = outputs_and_gradients(model, x)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    model.zero_grad()
+    levels = compiled(x)
+    sum(level.square().sum() for level in levels).backward()
+    found = [*levels, *(parameter.grad for parameter in model.parameters())]
+    torch.testing.assert_close(found, expected)
+    torch._dynamo.reset()
