@@ -1,17 +1,40 @@
-"""Triton kernels of the fused path's primitives, with the signatures of ``fused/primitives.py``.
+"""The primitives of the fused path as Triton kernels, opt-in (``fused='triton'``).
 
-They are opt-in. ``ops.py`` has the functions, ``device.py`` the kernels. Importing this package does
-not import Triton; importing ``ops`` does, so ask :func:`available` or :func:`require` first::
+Functions of the names and signatures of ``fused/primitives.py``. ``ops.py`` launches the kernels
+of ``device.py``; ``capability.py`` says where they can run, and the functions raise ValueError
+elsewhere.
 
-    from mmmetaformer.fused import kernels
+Importing this package imports Triton. Without a GPU the kernels run in Triton's interpreter,
+slowly, for tests: set ``TRITON_INTERPRET=1`` before Python starts.
 
-    kernels.require(x)  # says what is wrong where the kernels cannot run
-    mean, rstd = kernels.ops().moments(x, 1e-5)
-
-Without a GPU they run in Triton's interpreter, slowly, for tests: set ``TRITON_INTERPRET=1`` before
-anything imports Triton.
+Raises:
+    ImportError: If Triton is missing or too old.
 """
 
-from .capability import available, ops, require, unavailable_reason
+from .capability import available, require, unavailable_reason
+from .ops import (
+    ACTIVATIONS,
+    activate,
+    activate_backward,
+    moments,
+    normalize,
+    normalize_backward,
+    pool_residual,
+    pool_residual_backward,
+    pool_residual_moments,
+)
 
-__all__ = ["available", "ops", "require", "unavailable_reason"]
+__all__ = [
+    "ACTIVATIONS",
+    "activate",
+    "activate_backward",
+    "available",
+    "moments",
+    "normalize",
+    "normalize_backward",
+    "pool_residual",
+    "pool_residual_backward",
+    "pool_residual_moments",
+    "require",
+    "unavailable_reason",
+]

@@ -3,18 +3,17 @@
 All of them compute in float32, whatever the tensors hold, and reduce in two steps without atomics:
 every program writes its part, a second step adds the parts in a fixed order.
 
-A map is addressed by the strides of its channels, rows and columns, so that one kernel serves both
-memory layouts. The stride that is 1 becomes a constant of the compiled kernel, which lets the
-compiler find the dimension along which it can read whole vectors. Offsets within an image are int32,
-between images int64.
+A map is addressed by the strides of its channels, rows and columns, so that one kernel serves
+both memory layouts. The stride that is 1 becomes a constant of the compiled kernel, which lets the
+compiler find the dimension along which it can read whole vectors. Offsets within an image are
+int32, between images int64.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-# Whether the kernels below are interpreted on the CPU; settled when they are decorated.
-INTERPRETED = triton.knobs.runtime.interpret
+from .capability import INTERPRETED
 
 
 def _first_if_deterministic(configs: list[triton.Config], *_, **__) -> list[triton.Config]:
@@ -22,7 +21,7 @@ def _first_if_deterministic(configs: list[triton.Config], *_, **__) -> list[trit
     return configs[:1] if torch.are_deterministic_algorithms_enabled() else configs
 
 
-def _tuned(key: list[str], num_warps: tuple[int, ...] = (4, 2, 8)):
+def _tuned(key: list[str], num_warps: tuple[int, ...] = (4, 8)):
     """Find the best number of warps for each value of ``key``; the interpreter has nothing to tune.
 
     What a program covers is no part of the search: it fixes how many partial results there are.
@@ -128,35 +127,30 @@ def normalize(x_ptr, mean_ptr, rstd_ptr, n_ptr, size, blocks, BLOCK: tl.constexp
 
 @_tuned(["BLOCK"])
 @triton.jit
-def normalize_backward_sums(
-    grad_ptr, x_ptr, mean_ptr, rstd_ptr, parts_ptr, size, blocks, BLOCK: tl.constexpr
-):
+def normalize_backward_sums(grad_ptr, n_ptr, parts_ptr, size, blocks, BLOCK: tl.constexpr):
     """Each block's part of the sums of grad and of grad * n, to ``parts`` (B, 2, blocks)."""
     image, block, start, offsets, inside = _block_of_image(size, blocks, BLOCK)
-    mean = tl.load(mean_ptr + image).to(tl.float32)
-    rstd = tl.load(rstd_ptr + image).to(tl.float32)
     # Zero outside of the image, and with it both products.
     grad = tl.load(grad_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
+    n = tl.load(n_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
     parts_ptr += image.to(tl.int64) * 2 * blocks + block
     tl.store(parts_ptr, tl.sum(grad, axis=0))
-    tl.store(parts_ptr + blocks, tl.sum(grad * ((x - mean) * rstd), axis=0))
+    tl.store(parts_ptr + blocks, tl.sum(grad * n, axis=0))
 
 
 @_tuned(["BLOCK"])
 @triton.jit
 def normalize_backward(
-    grad_ptr, x_ptr, mean_ptr, rstd_ptr, means_ptr, grad_x_ptr, size, blocks, BLOCK: tl.constexpr
+    grad_ptr, n_ptr, rstd_ptr, sums_ptr, grad_x_ptr, size, blocks, BLOCK: tl.constexpr
 ):
-    """rstd * (grad - mean(grad) - n * mean(grad * n)), the two means given as (B, 2)."""
+    """rstd * (grad - mean(grad) - n * mean(grad * n)), given both sums as (B, 2)."""
     image, block, start, offsets, inside = _block_of_image(size, blocks, BLOCK)
-    mean = tl.load(mean_ptr + image).to(tl.float32)
     rstd = tl.load(rstd_ptr + image).to(tl.float32)
-    mean_grad = tl.load(means_ptr + 2 * image)
-    mean_product = tl.load(means_ptr + 2 * image + 1)
+    level = tl.load(sums_ptr + 2 * image) / size
+    along = tl.load(sums_ptr + 2 * image + 1) / size
     grad = tl.load(grad_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    grad_x = rstd * (grad - mean_grad - (x - mean) * rstd * mean_product)
+    n = tl.load(n_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
+    grad_x = rstd * (grad - level - n * along)
     tl.store(grad_x_ptr + start + offsets, grad_x.to(grad_x_ptr.dtype.element_ty), mask=inside)
 
 
@@ -247,7 +241,7 @@ def _total(values, FIRST: tl.constexpr, COUNT: tl.constexpr):
     return total
 
 
-@_tuned(["C", "BLOCK_C", "BLOCK_W", "ROWS", "WINDOW", "MOMENTS"])
+@_tuned(["C", "BLOCK_C", "BLOCK_W", "ROWS", "WINDOW", "MOMENTS"], num_warps=(8, 4, 16))
 @triton.jit
 def pool_residual(
     x_ptr,
@@ -346,7 +340,7 @@ def pool_residual(
         )
 
 
-@_tuned(["C", "BLOCK_C", "BLOCK_W", "ROWS", "WINDOW", "SUMS"])
+@_tuned(["C", "BLOCK_C", "BLOCK_W", "ROWS", "WINDOW", "SUMS"], num_warps=(8, 4, 16))
 @triton.jit
 def pool_residual_backward(
     grad_ptr,

@@ -1,19 +1,21 @@
 """The primitives as launches of Triton kernels. No autograd.
 
-Maps may be contiguous or channels_last and keep their memory format; others are copied to contiguous
-memory first. All arithmetic is in float32. Functions of this module are opaque to ``torch.compile``
-and do not break its graphs.
+Maps may be contiguous or channels_last and keep their memory format; others are copied to
+contiguous memory first. All arithmetic is in float32, whatever the dtypes of maps and vectors.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from . import device
-
-INTERPRETED = device.INTERPRETED
+from .capability import require
 
 #: Activations that :func:`activate` knows, and how many numbers of their own they have.
 ACTIVATIONS = {
@@ -26,11 +28,40 @@ ACTIVATIONS = {
 }
 MAX_WINDOW = 15  # windows are unrolled when a kernel is compiled
 
-# Elements a program works on at once: 16 for each of 128 threads, and half of it where more than one
-# tensor is held.
+# Elements a program works on at once.
 _BLOCK = 2048
-_MOMENTS_BLOCK = 4096  # fewer partial results
-_TILE = 1024
+_MOMENTS_BLOCK = 4096
+_TILE = 1024  # of each row of a window
+
+
+def _operator(fake: Callable) -> Callable[[Callable], Callable]:
+    """Make of a function an operator of torch that ``torch.compile`` need not look into.
+
+    Args:
+        fake: The same function for tensors without data: shapes, dtypes and memory formats.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        def checked(*args: Any) -> Any:
+            require(args[0])
+            with torch.cuda.device_of(args[0]):  # kernels are launched on the current device
+                return function(*args)
+
+        functools.update_wrapper(checked, function)
+        name = f"mmmetaformer::{function.__name__.strip('_')}"
+        operator = torch.library.custom_op(name, checked, mutates_args=())
+        operator.register_fake(fake)
+
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            # Torch's way to an operator takes as long as launching a kernel.
+            opaque = torch.compiler.is_compiling() or type(args[0]) is not Tensor
+            return operator(*args) if opaque else checked(*args)
+
+        call.operator = operator
+        return call
+
+    return decorate
 
 
 # ------------------------------------------------------------------------------------- layouts
@@ -49,9 +80,7 @@ def _dense(x: Tensor, memory_format: torch.memory_format) -> Tensor:
 
 def _empty(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A new map like ``x``, in the format in which ``x`` is read."""
-    return torch.empty(
-        x.shape, dtype=dtype, device=x.device, memory_format=_memory_format(x)
-    )
+    return torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=_memory_format(x))
 
 
 def _float32(x: Tensor, *shape: int) -> Tensor:
@@ -136,31 +165,28 @@ def _merge_moments(parts: Tensor, size: int, eps: float) -> tuple[Tensor, Tensor
     return mean, rstd
 
 
-@torch.library.custom_op("mmmetaformer::moments", mutates_args=())
+@_operator(lambda x, eps: (_float32(x, len(x)), _float32(x, len(x))))
 def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(variance + eps) of each image, float32, accurate for any mean.
+    """Mean and ``1 / sqrt(variance + eps)`` of each image, float32, accurate for any mean.
 
     Shape:
         (B, C, H, W) -> (B,), (B,)
+
+    Raises:
+        ValueError: If the kernels cannot work on ``x``, as all functions here.
     """
     x = _dense(x, _memory_format(x))
     size, blocks = _image_blocks(x, _MOMENTS_BLOCK)
     parts = _float32(x, len(x), 3, blocks)
-    with torch.cuda.device_of(x):
-        if len(x):
-            grid = (len(x) * blocks,)
-            device.block_moments[grid](x, parts, size, blocks, BLOCK=_MOMENTS_BLOCK)
-        return _merge_moments(parts, size, eps)
+    if len(x):
+        grid = (len(x) * blocks,)
+        device.block_moments[grid](x, parts, size, blocks, BLOCK=_MOMENTS_BLOCK)
+    return _merge_moments(parts, size, eps)
 
 
-@moments.register_fake
-def _(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return _float32(x, len(x)), _float32(x, len(x))
-
-
-@torch.library.custom_op("mmmetaformer::normalize", mutates_args=())
+@_operator(lambda x, mean, rstd, dtype: _empty(x, dtype))
 def normalize(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(x - mean[b]) * rstd[b]`` in ``dtype``, the memory format of ``x``.
+    """``(x - mean[b]) * rstd[b]`` in ``dtype``.
 
     Shape:
         (B, C, H, W), (B,), (B,) -> (B, C, H, W)
@@ -169,48 +195,37 @@ def normalize(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tens
     n = _empty(x, dtype)
     size, blocks = _image_blocks(x, _BLOCK)
     if len(x):
-        with torch.cuda.device_of(x):
-            grid = (len(x) * blocks,)
-            device.normalize[grid](
-                x, mean.contiguous(), rstd.contiguous(), n, size, blocks, BLOCK=_BLOCK
-            )
+        device.normalize[(len(x) * blocks,)](
+            x, mean.contiguous(), rstd.contiguous(), n, size, blocks, BLOCK=_BLOCK
+        )
     return n
 
 
-@normalize.register_fake
-def _(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
-    return _empty(x, dtype)
+@_operator(lambda grad, n, rstd, dtype: _empty(n, dtype))
+def normalize_backward(grad: Tensor, n: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient of the map that :func:`normalize` made ``n`` of, through its statistics, too.
 
-
-@torch.library.custom_op("mmmetaformer::normalize_backward", mutates_args=())
-def normalize_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """The gradient of the input of :func:`normalize` with the moments of ``x``, in its dtype.
+    Args:
+        grad: Gradient of the result.
+        n: The result.
+        rstd: Of each image of the map.
+        dtype: Of the gradient returned.
 
     Shape:
-        (B, C, H, W), (B, C, H, W), (B,), (B,) -> (B, C, H, W)
+        (B, C, H, W), (B, C, H, W), (B,) -> (B, C, H, W)
     """
-    memory_format = _memory_format(x)
-    x, grad = _dense(x, memory_format), _dense(grad, memory_format)
-    mean, rstd = mean.contiguous(), rstd.contiguous()
-    grad_x = _empty(x, x.dtype)
-    size, blocks = _image_blocks(x, _BLOCK)
-    parts = _float32(x, len(x), 2, blocks)
-    if len(x):
-        with torch.cuda.device_of(x):
-            grid = (len(x) * blocks,)
-            device.normalize_backward_sums[grid](
-                grad, x, mean, rstd, parts, size, blocks, BLOCK=_BLOCK
-            )
-            means = parts.sum(-1) / size
-            device.normalize_backward[grid](
-                grad, x, mean, rstd, means, grad_x, size, blocks, BLOCK=_BLOCK
-            )
+    memory_format = _memory_format(n)
+    n, grad = _dense(n, memory_format), _dense(grad, memory_format)
+    grad_x = _empty(n, dtype)
+    size, blocks = _image_blocks(n, _BLOCK)
+    if len(n):
+        grid = (len(n) * blocks,)
+        parts = _float32(n, len(n), 2, blocks)
+        device.normalize_backward_sums[grid](grad, n, parts, size, blocks, BLOCK=_BLOCK)
+        device.normalize_backward[grid](
+            grad, n, rstd.contiguous(), parts.sum(-1), grad_x, size, blocks, BLOCK=_BLOCK
+        )
     return grad_x
-
-
-@normalize_backward.register_fake
-def _(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    return _empty(x, x.dtype)
 
 
 # --------------------------------------------------------------------------------------- pooling
@@ -222,14 +237,14 @@ def _launch_pool_residual(
     identity: Tensor | None,
     pool_size: int,
     dtype: torch.dtype,
-    with_moments: bool,
+    parts_of: Callable[[int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The result and, if asked for, the moments of its parts (B, 3, n)."""
     window = _window(pool_size, x)
     x = _dense(x, _memory_format(x))
     y = _empty(x, dtype)
     tiling = _PoolTiling(x)
-    parts = _float32(x, len(x), 3, tiling.image_tiles) if with_moments else None
+    parts = None if parts_of is None else parts_of(tiling.image_tiles)
     if len(x):
         device.pool_residual[tiling.grid](
             x,
@@ -239,13 +254,13 @@ def _launch_pool_residual(
             parts,
             *tiling.sizes(x),
             WINDOW=window,
-            MOMENTS=with_moments,
+            MOMENTS=parts is not None,
             **tiling.blocks,
         )
     return y, parts
 
 
-@torch.library.custom_op("mmmetaformer::pool_residual", mutates_args=())
+@_operator(lambda x, factor, identity, pool_size, dtype: _empty(x, dtype))
 def pool_residual(
     x: Tensor, factor: Tensor, identity: Tensor | None, pool_size: int, dtype: torch.dtype
 ) -> Tensor:
@@ -254,7 +269,7 @@ def pool_residual(
     Args:
         x: Input.
         factor: Of the pooling branch.
-        identity: Of the identity path; None means 1.
+        identity: Of the identity path; None for one.
         pool_size: Side of the window; odd, at most 15.
         dtype: Of the result.
 
@@ -264,18 +279,16 @@ def pool_residual(
     Raises:
         ValueError: If ``pool_size`` is none of those.
     """
-    with torch.cuda.device_of(x):
-        return _launch_pool_residual(x, factor, identity, pool_size, dtype, False)[0]
+    return _launch_pool_residual(x, factor, identity, pool_size, dtype)[0]
 
 
-@pool_residual.register_fake
-def _(
-    x: Tensor, factor: Tensor, identity: Tensor | None, pool_size: int, dtype: torch.dtype
-) -> Tensor:
-    return _empty(x, dtype)
-
-
-@torch.library.custom_op("mmmetaformer::pool_residual_moments", mutates_args=())
+@_operator(
+    lambda x, factor, identity, pool_size, dtype, eps: (
+        _empty(x, dtype),
+        _float32(x, len(x)),
+        _float32(x, len(x)),
+    )
+)
 def pool_residual_moments(
     x: Tensor,
     factor: Tensor,
@@ -284,7 +297,7 @@ def pool_residual_moments(
     dtype: torch.dtype,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`pool_residual` and :func:`moments` of its result, which is not read again for them.
+    """:func:`pool_residual` and the :func:`moments` of its result, which is not read for them.
 
     Shape:
         (B, C, H, W), (B, C), (C,) -> (B, C, H, W), (B,), (B,)
@@ -292,24 +305,20 @@ def pool_residual_moments(
     Raises:
         ValueError: If ``pool_size`` is not an odd number from 1 to 15.
     """
-    with torch.cuda.device_of(x):
-        y, parts = _launch_pool_residual(x, factor, identity, pool_size, dtype, True)
-        return y, *_merge_moments(parts, x.shape[1:].numel(), eps)
+    y, parts = _launch_pool_residual(
+        x, factor, identity, pool_size, dtype, lambda count: _float32(x, len(x), 3, count)
+    )
+    return y, *_merge_moments(parts, x.shape[1:].numel(), eps)
 
 
-@pool_residual_moments.register_fake
-def _(
-    x: Tensor,
-    factor: Tensor,
-    identity: Tensor | None,
-    pool_size: int,
-    dtype: torch.dtype,
-    eps: float,
+def _fake_pool_residual_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, factor: Tensor, identity: Any, _: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(x, dtype), _float32(x, len(x)), _float32(x, len(x))
+    of_identity = 0 if identity is None else len(identity)
+    return _empty(x, x.dtype), _float32(x, *factor.shape), _float32(x, of_identity)
 
 
-@torch.library.custom_op("mmmetaformer::pool_residual_backward", mutates_args=())
+@_operator(_fake_pool_residual_backward)
 def _pool_residual_backward(
     grad: Tensor,
     x: Tensor,
@@ -319,7 +328,7 @@ def _pool_residual_backward(
     identity: Tensor | None,
     pool_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`pool_residual_backward`, with no elements for a gradient that there is not."""
+    """As :func:`pool_residual_backward`, with an empty tensor in place of None."""
     window = _window(pool_size, x)
     memory_format = _memory_format(x)
     x, grad = _dense(x, memory_format), _dense(grad, memory_format)
@@ -328,48 +337,33 @@ def _pool_residual_backward(
     grad_x = _empty(x, x.dtype)
     batch, channels = factor.shape
     tiling = _PoolTiling(x)
-    parts = _float32(x, 1 if identity is None else 2, batch, tiling.map_tiles, channels)
+    factors = 1 if identity is None else 2
+    parts = _float32(x, factors, batch, tiling.map_tiles, channels)
 
     def launch(sums: bool, slope: Tensor | None) -> None:
-        device.pool_residual_backward[tiling.grid](
-            grad,
-            x,
-            mean,
-            slope,
-            factor,
-            identity,
-            grad_x,
-            parts,
-            *tiling.sizes(x),
-            parts.stride(0),
-            SUMS=sums,
-            WINDOW=window,
-            **tiling.blocks,
-        )
-
-    with torch.cuda.device_of(x):
         if batch:
-            launch(True, None)
-        totals = parts.sum(2)
-        slope = (totals[0] * factor).sum(-1) * rstd.square() * (-1 / x.shape[1:].numel())
-        if batch:
-            launch(False, slope)
-        return grad_x, totals[0].clone(), totals[1:].sum((0, 1))[: 0 if identity is None else None]
+            device.pool_residual_backward[tiling.grid](
+                grad,
+                x,
+                mean,
+                slope,
+                factor,
+                identity,
+                grad_x,
+                parts,
+                *tiling.sizes(x),
+                parts.stride(0),
+                SUMS=sums,
+                WINDOW=window,
+                **tiling.blocks,
+            )
 
-
-@_pool_residual_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    factor: Tensor,
-    identity: Tensor | None,
-    pool_size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    batch, channels = factor.shape
-    of_identity = 0 if identity is None else channels
-    return _empty(x, x.dtype), _float32(x, batch, channels), _float32(x, of_identity)
+    launch(sums=True, slope=None)
+    grad_factor, *rest = parts.sum(2).unbind()
+    # What the factors' share of rstd hands to every value of the image, times x - mean.
+    slope = (grad_factor * factor).sum(1) * rstd.square() / -x.shape[1:].numel()
+    launch(sums=False, slope=slope)
+    return grad_x, grad_factor.clone(), rest[0].sum(0) if rest else _float32(x, 0)
 
 
 def pool_residual_backward(
@@ -389,7 +383,7 @@ def pool_residual_backward(
         mean: Of each image of ``x``.
         rstd: Of each image of ``x``.
         factor: Of the pooling branch.
-        identity: Of the identity path; None means 1.
+        identity: Of the identity path; None for one.
         pool_size: Side of the window; odd, at most 15.
 
     Returns:
@@ -415,30 +409,27 @@ def _all_blocks(x: Tensor) -> int:
     return triton.cdiv(x.numel(), _BLOCK)
 
 
-@torch.library.custom_op("mmmetaformer::activate", mutates_args=())
+@_operator(lambda z, act, numbers: _empty(z, z.dtype))
 def _activate(z: Tensor, act: str, numbers: list[Tensor]) -> Tensor:
     z = _dense(z, _memory_format(z))
     h = _empty(z, z.dtype)
-    if z.numel():
-        with torch.cuda.device_of(z):
-            device.activate[(_all_blocks(z),)](
-                z, *(numbers or (None, None)), h, z.numel(), ACT=act, BLOCK=_BLOCK
-            )
+    if len(z):
+        device.activate[(_all_blocks(z),)](
+            z, *(numbers or (None, None)), h, z.numel(), ACT=act, BLOCK=_BLOCK
+        )
     return h
 
 
-@_activate.register_fake
-def _(z: Tensor, act: str, numbers: list[Tensor]) -> Tensor:
-    return _empty(z, z.dtype)
-
-
-def activate(z: Tensor, act: str, numbers: tuple[Tensor, ...] = ()) -> Tensor:
+def activate(
+    z: Tensor, act: str, numbers: tuple[Tensor, ...] = (), inplace: bool = False
+) -> Tensor:
     """The activation of ``z``, in its dtype.
 
     Args:
         z: Input.
         act: One of :data:`ACTIVATIONS`; ``'gelu'`` is the exact one.
         numbers: Of the activation: scale (1,) and bias (1,) of ``'star_relu'``.
+        inplace: Whether ``z`` may be overwritten; it is not.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
@@ -450,38 +441,36 @@ def activate(z: Tensor, act: str, numbers: tuple[Tensor, ...] = ()) -> Tensor:
     return _activate(z, act, list(numbers))
 
 
-@torch.library.custom_op("mmmetaformer::activate_backward", mutates_args=())
+@_operator(
+    lambda grad, z, act, numbers: (
+        _empty(z, grad.dtype),
+        _empty(z, z.dtype),
+        _float32(z, len(numbers)),
+    )
+)
 def _activate_backward(
     grad: Tensor, z: Tensor, act: str, numbers: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`activate_backward`, with the gradients of the numbers in one tensor."""
     memory_format = _memory_format(z)
     z, grad = _dense(z, memory_format), _dense(grad, memory_format)
-    grad_z, h = _empty(z, z.dtype), _empty(z, z.dtype)
+    grad_z, h = _empty(z, grad.dtype), _empty(z, z.dtype)
     blocks = _all_blocks(z)
     parts = _float32(z, len(numbers), blocks)
-    with torch.cuda.device_of(z):
-        if z.numel():
-            device.activate_backward[(blocks,)](
-                grad,
-                z,
-                *(numbers or (None, None)),
-                grad_z,
-                h,
-                parts,
-                z.numel(),
-                blocks,
-                ACT=act,
-                BLOCK=_BLOCK,
-            )
-        return grad_z, h, parts.sum(-1)
-
-
-@_activate_backward.register_fake
-def _(
-    grad: Tensor, z: Tensor, act: str, numbers: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(z, z.dtype), _empty(z, z.dtype), _float32(z, len(numbers))
+    if len(z):
+        device.activate_backward[(blocks,)](
+            grad,
+            z,
+            *(numbers or (None, None)),
+            grad_z,
+            h,
+            parts,
+            z.numel(),
+            blocks,
+            ACT=act,
+            BLOCK=_BLOCK,
+        )
+    return grad_z, h, parts.sum(1)
 
 
 def activate_backward(
@@ -496,12 +485,15 @@ def activate_backward(
         numbers: Of the activation.
 
     Returns:
-        The gradient of ``z`` and the result, both in the dtype of ``z``, and the gradients of the
+        The gradient of ``z`` (in the dtype of ``grad``), the result, and the gradients of the
         numbers, (1,) each, float32.
+
+    Shape:
+        (B, C, H, W), (B, C, H, W) -> (B, C, H, W), (B, C, H, W)
 
     Raises:
         ValueError: For an unknown activation, or another number of numbers than it has.
     """
     _check_activation(act, numbers)
     grad_z, h, grad_numbers = _activate_backward(grad, z, act, list(numbers))
-    return grad_z, h, tuple(grad_numbers.unsqueeze(1))
+    return grad_z, h, tuple(grad_numbers[i : i + 1] for i in range(len(numbers)))
