@@ -1,9 +1,12 @@
-_base_ = '../_base_/upernet_8xb2-160k_ade20k-512x512.py'
+_base_ = "../_base_/upernet_8xb2-160k_ade20k-512x512.py"
 
 model = dict(
     backbone=dict(
-        type='mmmetaformer.CAFormer',
-        arch='s18',
+        type="mmmetaformer.CAFormer",
+        arch="s18",
         init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://huggingface.co/sail/dl/resolve/main/caformer/caformer_s18.pth')))
+            type="Pretrained",
+            checkpoint="https://huggingface.co/sail/dl/resolve/main/caformer/caformer_s18.pth",
+        ),
+    )
+)

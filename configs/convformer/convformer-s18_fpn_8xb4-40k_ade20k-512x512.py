@@ -1,9 +1,12 @@
-_base_ = '../_base_/fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "../_base_/fpn_8xb4-40k_ade20k-512x512.py"
 
 model = dict(
     backbone=dict(
-        type='mmmetaformer.ConvFormer',
-        arch='s18',
+        type="mmmetaformer.ConvFormer",
+        arch="s18",
         init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://huggingface.co/sail/dl/resolve/main/convformer/convformer_s18.pth')))
+            type="Pretrained",
+            checkpoint="https://huggingface.co/sail/dl/resolve/main/convformer/convformer_s18.pth",
+        ),
+    )
+)

@@ -1,8 +1,11 @@
-_base_ = './mask-rcnn_convformer-s18_fpn_1x_coco.py'
+_base_ = "./mask-rcnn_convformer-s18_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(
-        arch='b36',
+        arch="b36",
         init_cfg=dict(
-            checkpoint='https://huggingface.co/sail/dl/resolve/main/convformer/convformer_b36.pth')),
-    neck=dict(in_channels=[128, 256, 512, 768]))
+            checkpoint="https://huggingface.co/sail/dl/resolve/main/convformer/convformer_b36.pth"
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 768]),
+)

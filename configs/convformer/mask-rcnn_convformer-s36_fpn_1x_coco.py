@@ -1,7 +1,10 @@
-_base_ = './mask-rcnn_convformer-s18_fpn_1x_coco.py'
+_base_ = "./mask-rcnn_convformer-s18_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(
-        arch='s36',
+        arch="s36",
         init_cfg=dict(
-            checkpoint='https://huggingface.co/sail/dl/resolve/main/convformer/convformer_s36.pth')))
+            checkpoint="https://huggingface.co/sail/dl/resolve/main/convformer/convformer_s36.pth"
+        ),
+    )
+)

@@ -1,13 +1,16 @@
-_base_ = '../_base_/mask-rcnn_fpn_1x_coco.py'
+_base_ = "../_base_/mask-rcnn_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(
-        type='mmmetaformer.ConvMixer',
-        arch='768_32',
+        type="mmmetaformer.ConvMixer",
+        arch="768_32",
         # BatchNorm everywhere: the statistics of pre-training are better than those of a few
         # images per GPU.
         norm_eval=True,
         init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/tmp-iclr/convmixer/releases/download/v1.0/convmixer_768_32_ks7_p7_relu.pth.tar')),
-    neck=dict(in_channels=[384, 768, 768, 768]))
+            type="Pretrained",
+            checkpoint="https://github.com/tmp-iclr/convmixer/releases/download/v1.0/convmixer_768_32_ks7_p7_relu.pth.tar",
+        ),
+    ),
+    neck=dict(in_channels=[384, 768, 768, 768]),
+)

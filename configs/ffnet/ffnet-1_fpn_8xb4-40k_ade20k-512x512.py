@@ -1,12 +1,15 @@
 # FFNet in PoolFormer's recipe; its own are another.
-_base_ = '../_base_/fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "../_base_/fpn_8xb4-40k_ade20k-512x512.py"
 
 model = dict(
     backbone=dict(
-        type='mmmetaformer.FFNet',
-        arch='1',
-        inner_norm_cfg=dict(type='SyncBN'),
+        type="mmmetaformer.FFNet",
+        arch="1",
+        inner_norm_cfg=dict(type="SyncBN"),
         init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_1.pth.tar')),
-    neck=dict(in_channels=[80, 160, 320, 640]))
+            type="Pretrained",
+            checkpoint="https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_1.pth.tar",
+        ),
+    ),
+    neck=dict(in_channels=[80, 160, 320, 640]),
+)

@@ -1,8 +1,11 @@
-_base_ = './ffnet-1_fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "./ffnet-1_fpn_8xb4-40k_ade20k-512x512.py"
 
 model = dict(
     backbone=dict(
-        arch='4',
+        arch="4",
         init_cfg=dict(
-            checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_4_384.pth.tar')),
-    neck=dict(in_channels=[128, 256, 512, 1024]))
+            checkpoint="https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_4_384.pth.tar"
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

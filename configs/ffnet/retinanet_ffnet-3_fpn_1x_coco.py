@@ -1,8 +1,11 @@
-_base_ = './retinanet_ffnet-1_fpn_1x_coco.py'
+_base_ = "./retinanet_ffnet-1_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(
-        arch='3',
+        arch="3",
         init_cfg=dict(
-            checkpoint='https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_3.pth.tar')),
-    neck=dict(in_channels=[192, 384, 768]))
+            checkpoint="https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_3.pth.tar"
+        ),
+    ),
+    neck=dict(in_channels=[192, 384, 768]),
+)

@@ -1,7 +1,10 @@
-_base_ = './identityformer-s12_fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "./identityformer-s12_fpn_8xb4-40k_ade20k-512x512.py"
 
 model = dict(
     backbone=dict(
-        arch='s24',
+        arch="s24",
         init_cfg=dict(
-            checkpoint='https://huggingface.co/sail/dl/resolve/main/identityformer/identityformer_s24.pth')))
+            checkpoint="https://huggingface.co/sail/dl/resolve/main/identityformer/identityformer_s24.pth"
+        ),
+    )
+)

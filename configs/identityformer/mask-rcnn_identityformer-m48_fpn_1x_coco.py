@@ -1,8 +1,11 @@
-_base_ = './mask-rcnn_identityformer-s12_fpn_1x_coco.py'
+_base_ = "./mask-rcnn_identityformer-s12_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(
-        arch='m48',
+        arch="m48",
         init_cfg=dict(
-            checkpoint='https://huggingface.co/sail/dl/resolve/main/identityformer/identityformer_m48.pth')),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+            checkpoint="https://huggingface.co/sail/dl/resolve/main/identityformer/identityformer_m48.pth"
+        ),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

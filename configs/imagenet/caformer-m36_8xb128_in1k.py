@@ -1,5 +1,5 @@
-_base_ = './caformer-s18_8xb128_in1k.py'
+_base_ = "./caformer-s18_8xb128_in1k.py"
 
 model = dict(
-    backbone=dict(arch='m36', drop_path_rate=0.4),
-    head=dict(in_channels=576, dropout_ratio=0.4))
+    backbone=dict(arch="m36", drop_path_rate=0.4), head=dict(in_channels=576, dropout_ratio=0.4)
+)

@@ -1,5 +1,3 @@
-_base_ = './convformer-s18_8xb128_in1k.py'
+_base_ = "./convformer-s18_8xb128_in1k.py"
 
-model = dict(
-    backbone=dict(arch='b36', drop_path_rate=0.6),
-    head=dict(in_channels=768))
+model = dict(backbone=dict(arch="b36", drop_path_rate=0.6), head=dict(in_channels=768))

@@ -1,1 +1,1 @@
-_base_ = '../_base_/imagenet_convformer_8xb128.py'
+_base_ = "../_base_/imagenet_convformer_8xb128.py"

@@ -1,1 +1,1 @@
-_base_ = '../_base_/imagenet_convmixer_10xb64.py'
+_base_ = "../_base_/imagenet_convmixer_10xb64.py"

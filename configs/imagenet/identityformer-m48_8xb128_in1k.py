@@ -1,5 +1,3 @@
-_base_ = './identityformer-s12_8xb128_in1k.py'
+_base_ = "./identityformer-s12_8xb128_in1k.py"
 
-model = dict(
-    backbone=dict(arch='m48', drop_path_rate=0.4),
-    head=dict(in_channels=768))
+model = dict(backbone=dict(arch="m48", drop_path_rate=0.4), head=dict(in_channels=768))

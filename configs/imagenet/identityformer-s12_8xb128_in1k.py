@@ -1,3 +1,3 @@
-_base_ = '../_base_/imagenet_metaformer-baselines_8xb128.py'
+_base_ = "../_base_/imagenet_metaformer-baselines_8xb128.py"
 
-model = dict(backbone=dict(type='mmmetaformer.IdentityFormer'))
+model = dict(backbone=dict(type="mmmetaformer.IdentityFormer"))

@@ -1,3 +1,3 @@
-_base_ = './identityformer-s12_8xb128_in1k.py'
+_base_ = "./identityformer-s12_8xb128_in1k.py"
 
-model = dict(backbone=dict(arch='s24'))
+model = dict(backbone=dict(arch="s24"))

@@ -1,3 +1,3 @@
-_base_ = './poolformer-s12_8xb128_in1k.py'
+_base_ = "./poolformer-s12_8xb128_in1k.py"
 
-model = dict(backbone=dict(type='mmmetaformer.MetaFormer', arch='metaformer_s12_depthwise'))
+model = dict(backbone=dict(type="mmmetaformer.MetaFormer", arch="metaformer_s12_depthwise"))

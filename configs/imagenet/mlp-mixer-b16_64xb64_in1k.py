@@ -1,1 +1,1 @@
-_base_ = '../_base_/imagenet_mlp-mixer_64xb64.py'
+_base_ = "../_base_/imagenet_mlp-mixer_64xb64.py"

@@ -1,3 +1,3 @@
-_base_ = './poolformerv2-s12_8xb128_in1k.py'
+_base_ = "./poolformerv2-s12_8xb128_in1k.py"
 
-model = dict(backbone=dict(arch='s36', drop_path_rate=0.2))
+model = dict(backbone=dict(arch="s36", drop_path_rate=0.2))

@@ -1,3 +1,3 @@
-_base_ = './mask-rcnn_metaformer-s12-random_fpn_1x_coco.py'
+_base_ = "./mask-rcnn_metaformer-s12-random_fpn_1x_coco.py"
 
-model = dict(backbone=dict(arch='metaformer_s12_pool9'))
+model = dict(backbone=dict(arch="metaformer_s12_pool9"))

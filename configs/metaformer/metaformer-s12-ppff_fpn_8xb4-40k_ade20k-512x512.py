@@ -1,7 +1,10 @@
-_base_ = './metaformer-s12-identity_fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "./metaformer-s12-identity_fpn_8xb4-40k_ade20k-512x512.py"
 
 model = dict(
     backbone=dict(
-        arch='metaformer_s12_ppff',
+        arch="metaformer_s12_ppff",
         init_cfg=dict(
-            checkpoint='https://github.com/sail-sg/poolformer/releases/download/v1.0/metaformer_ppff_s12_224.pth.tar')))
+            checkpoint="https://github.com/sail-sg/poolformer/releases/download/v1.0/metaformer_ppff_s12_224.pth.tar"
+        ),
+    )
+)

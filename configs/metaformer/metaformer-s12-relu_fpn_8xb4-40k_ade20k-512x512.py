@@ -1,3 +1,3 @@
-_base_ = './metaformer-s12-random_fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "./metaformer-s12-random_fpn_8xb4-40k_ade20k-512x512.py"
 
-model = dict(backbone=dict(arch='metaformer_s12_relu'))
+model = dict(backbone=dict(arch="metaformer_s12_relu"))

@@ -1,6 +1,4 @@
 # No torch checkpoint of this size is known: it starts from random weights.
-_base_ = './mask-rcnn_mlp-mixer-s32_fpn_1x_coco.py'
+_base_ = "./mask-rcnn_mlp-mixer-s32_fpn_1x_coco.py"
 
-model = dict(
-    backbone=dict(arch='h14'),
-    neck=dict(in_channels=[320, 640, 1280, 1280]))
+model = dict(backbone=dict(arch="h14"), neck=dict(in_channels=[320, 640, 1280, 1280]))

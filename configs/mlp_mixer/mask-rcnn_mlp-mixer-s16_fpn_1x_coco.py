@@ -1,6 +1,4 @@
 # No torch checkpoint of this size is known: it starts from random weights.
-_base_ = './mask-rcnn_mlp-mixer-s32_fpn_1x_coco.py'
+_base_ = "./mask-rcnn_mlp-mixer-s32_fpn_1x_coco.py"
 
-model = dict(
-    backbone=dict(arch='s16'),
-    neck=dict(in_channels=[128, 256, 512, 512]))
+model = dict(backbone=dict(arch="s16"), neck=dict(in_channels=[128, 256, 512, 512]))

@@ -1,6 +1,4 @@
 # No torch checkpoint of this size is known: it starts from random weights.
-_base_ = './mlp-mixer-s32_fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "./mlp-mixer-s32_fpn_8xb4-40k_ade20k-512x512.py"
 
-model = dict(
-    backbone=dict(arch='s16'),
-    neck=dict(in_channels=[128, 256, 512, 512]))
+model = dict(backbone=dict(arch="s16"), neck=dict(in_channels=[128, 256, 512, 512]))

@@ -1,9 +1,12 @@
-_base_ = '../_base_/retinanet_fpn_1x_coco.py'
+_base_ = "../_base_/retinanet_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(
-        type='mmmetaformer.PoolFormer',
-        arch='s12',
+        type="mmmetaformer.PoolFormer",
+        arch="s12",
         init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/sail-sg/poolformer/releases/download/v1.0/poolformer_s12.pth.tar')))
+            type="Pretrained",
+            checkpoint="https://github.com/sail-sg/poolformer/releases/download/v1.0/poolformer_s12.pth.tar",
+        ),
+    )
+)

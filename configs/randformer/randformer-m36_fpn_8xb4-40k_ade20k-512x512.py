@@ -1,8 +1,11 @@
-_base_ = './randformer-s12_fpn_8xb4-40k_ade20k-512x512.py'
+_base_ = "./randformer-s12_fpn_8xb4-40k_ade20k-512x512.py"
 
 model = dict(
     backbone=dict(
-        arch='m36',
+        arch="m36",
         init_cfg=dict(
-            checkpoint='https://huggingface.co/sail/dl/resolve/main/randformer/randformer_m36.pth')),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+            checkpoint="https://huggingface.co/sail/dl/resolve/main/randformer/randformer_m36.pth"
+        ),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

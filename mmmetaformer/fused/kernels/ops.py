@@ -359,11 +359,11 @@ def _pool_residual_backward(
             )
 
     launch(sums=True, slope=None)
-    grad_factor, *rest = parts.sum(2).unbind()
+    grad_factor = parts[0].sum(1)
     # What the factors' share of rstd hands to every value of the image, times x - mean.
     slope = (grad_factor * factor).sum(1) * rstd.square() / -x.shape[1:].numel()
     launch(sums=False, slope=slope)
-    return grad_x, grad_factor.clone(), rest[0].sum(0) if rest else _float32(x, 0)
+    return grad_x, grad_factor, _float32(x, 0) if identity is None else parts[1].sum((0, 1))
 
 
 def pool_residual_backward(

@@ -17,7 +17,7 @@ def test_kernels_in_the_interpreter(root) -> None:
     torch.compile's included."""
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        + [str(Path(__file__).with_name("test_ops.py"))],
+        + [str(Path(__file__).with_name(name)) for name in ("test_ops.py", "test_blocks.py")],
         cwd=root,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
