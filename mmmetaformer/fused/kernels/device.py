@@ -433,6 +433,12 @@ def pool_residual_backward(
 
 
 @triton.jit
+def _relu(u):
+    """As torch's, it keeps NaN; ``tl.maximum`` does not."""
+    return tl.where(u <= 0, 0.0, u)
+
+
+@triton.jit
 def _normal_cdf(u):
     return 0.5 * (1.0 + tl.erf(u * 0.7071067811865476))
 
@@ -442,14 +448,14 @@ def _activation(u, star_scale, star_bias, ACT: tl.constexpr):
     if ACT == "gelu":
         u = u * _normal_cdf(u)
     elif ACT == "relu":
-        u = tl.maximum(u, 0.0)
+        u = _relu(u)
     elif ACT == "silu":
         u = u * tl.sigmoid(u)
     elif ACT == "squared_relu":
-        positive = tl.maximum(u, 0.0)
+        positive = _relu(u)
         u = positive * positive
     elif ACT == "star_relu":
-        positive = tl.maximum(u, 0.0)
+        positive = _relu(u)
         u = star_scale * (positive * positive) + star_bias
     else:
         tl.static_assert(ACT == "identity")
@@ -462,14 +468,14 @@ def _activation_slope(u, star_scale, ACT: tl.constexpr):
     if ACT == "gelu":
         slope = _normal_cdf(u) + u * (0.3989422804014327 * tl.exp(-0.5 * u * u))
     elif ACT == "relu":
-        slope = tl.where(u > 0, 1.0, 0.0)
+        slope = tl.where(u <= 0, 0.0, 1.0)
     elif ACT == "silu":
         gate = tl.sigmoid(u)
         slope = gate * (1.0 + u * (1.0 - gate))
     elif ACT == "squared_relu":
-        slope = 2.0 * tl.maximum(u, 0.0)
+        slope = 2.0 * _relu(u)
     elif ACT == "star_relu":
-        slope = (2.0 * star_scale) * tl.maximum(u, 0.0)
+        slope = (2.0 * star_scale) * _relu(u)
     else:
         tl.static_assert(ACT == "identity")
         slope = tl.full(u.shape, 1.0, tl.float32)
@@ -535,7 +541,7 @@ def activate_backward(
     grad_z = grad * _activation_slope(z, star_scale, ACT)
     tl.store(grad_z_ptr + offsets, grad_z.to(grad_z_ptr.dtype.element_ty), mask=inside)
     if ACT == "star_relu":
-        positive = tl.maximum(z, 0.0)
+        positive = _relu(z)
         parts_ptr += tl.program_id(0)
         tl.store(parts_ptr, tl.sum(grad * (positive * positive), axis=0))
         tl.store(parts_ptr + blocks, tl.sum(grad, axis=0))

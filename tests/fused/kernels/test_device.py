@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -40,20 +40,25 @@ KERNELS = {
 }
 
 
-@pytest.fixture
-def compile_all(monkeypatch) -> Iterator[Callable[..., list]]:
-    """Call every function on a map of any values; what it launches is compiled and not run.
+def make(*shape: int, **kwargs) -> torch.Tensor:
+    """A tensor without values."""
+    return torch.empty(shape, device="meta", **kwargs)
 
-    Of the configurations of a kernel the first is compiled, or all.
+
+@pytest.fixture
+def compiled(monkeypatch) -> Iterator[SimpleNamespace]:
+    """What the functions launch is compiled, added to ``kernels`` and not run.
+
+    Of the configurations of a kernel the first ``configs`` are compiled.
     """
-    compiled, configs = [], 1
+    record = SimpleNamespace(kernels=[], configs=1)
     run = JITFunction.run
 
     def compile_one(self, *args, grid, warmup, **kwargs):
-        compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
+        record.kernels.append(run(self, *args, grid=grid, warmup=True, **kwargs))
 
     def compile_tuned(self, *args, **kwargs):
-        for config in self.configs[:configs]:
+        for config in self.configs[: record.configs]:
             self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     def forget() -> None:
@@ -61,32 +66,34 @@ def compile_all(monkeypatch) -> Iterator[Callable[..., list]]:
         for kernel in KERNELS:
             kernel.device_caches.clear()
 
-    def call(shape, dtype, memory_format, pool_size=3, all_configs=False) -> list:
-        nonlocal configs
-        configs = None if all_configs else 1
-        batch, channels = shape[:2]
-        x = torch.empty(shape, dtype=dtype).contiguous(memory_format=memory_format)
-        vector, factor, one = torch.empty(batch), torch.empty(batch, channels), torch.empty(1)
-        ops.moments(x, 1e-5)
-        ops.normalize(x, vector, vector, dtype)
-        ops.normalize_backward(x, x, vector, torch.float32)
-        for identity in (None, factor[0]):
-            ops.pool_residual(x, factor, identity, pool_size, dtype)
-            ops.pool_residual_moments(x, factor, identity, pool_size, dtype, 1e-5)
-            ops.pool_residual_backward(x, x, vector, vector, factor, identity, pool_size)
-        for act, numbers in ops.ACTIVATIONS.items():
-            ops.activate(x, act, (one,) * numbers)
-            ops.activate_backward(x, x, act, (one,) * numbers)
-        assert {kernel.name for kernel in compiled} == {kernel.__name__ for kernel in KERNELS}
-        return compiled
-
     monkeypatch.setattr(ops, "require", lambda x: None)
     monkeypatch.setattr(triton.runtime.driver, "_active", HOPPER)
     monkeypatch.setattr(JITFunction, "run", compile_one)
     monkeypatch.setattr(triton.runtime.Autotuner, "run", compile_tuned)
     forget()
-    yield call
+    yield record
     forget()
+
+
+def launch_all(shape, dtype, memory_format, pool_size=3) -> None:
+    """Call every function on such a map."""
+    batch, channels = shape[:2]
+    x = make(*shape, dtype=dtype, memory_format=memory_format)
+    vector, factor, one = make(batch), make(batch, channels), make(1)
+    ops.moments(x, 1e-5)
+    ops.normalize(x, vector, vector, dtype)
+    ops.normalize_backward(x, x, vector, torch.float32)
+    for identity in (None, factor[0]):
+        ops.pool_residual(x, factor, identity, pool_size, dtype)
+        ops.pool_residual_moments(x, factor, identity, pool_size, dtype, 1e-5)
+        ops.pool_residual_backward(x, x, vector, vector, factor, identity, pool_size)
+    for act, numbers in ops.ACTIVATIONS.items():
+        ops.activate(x, act, (one,) * numbers)
+        ops.activate_backward(x, x, act, (one,) * numbers)
+
+
+def names(compiled: SimpleNamespace) -> set[str]:
+    return {kernel.name for kernel in compiled.kernels}
 
 
 def spilled_bytes(kernel, path) -> int:
@@ -107,28 +114,41 @@ def spilled_bytes(kernel, path) -> int:
     [(torch.bfloat16, torch.channels_last), (torch.float32, torch.contiguous_format)],
 )
 def test_compiles_to_whole_vectors_without_spilling(
-    dtype, memory_format, compile_all, tmp_path
+    dtype, memory_format, compiled, tmp_path
 ) -> None:
-    for kernel in compile_all((2, 64, 28, 32), dtype, memory_format):
+    launch_all((2, 64, 28, 32), dtype, memory_format)
+    assert names(compiled) == {kernel.__name__ for kernel in KERNELS}
+    for kernel in compiled.kernels:
         assert spilled_bytes(kernel, tmp_path) == 0, kernel.name
         if kernel.name != "merge_moments":
             assert re.search(r"ld\.global(\.\w+)*\.v[24]\.", kernel.asm["ptx"]), kernel.name
 
 
-def test_compiles_where_sizes_become_constants(compile_all) -> None:
-    assert compile_all((1, 1, 1, 1), torch.float16, torch.contiguous_format)
+def test_compiles_where_sizes_become_constants(compiled) -> None:
+    launch_all((1, 1, 1, 1), torch.float16, torch.contiguous_format)
+    assert len(names(compiled)) == len(KERNELS)
+
+
+def test_compiles_for_more_elements_than_int32_counts(compiled) -> None:
+    z = make(5, 64, 3000, 3000, dtype=torch.bfloat16)
+    ops.activate(z, "relu")
+    ops.activate_backward(z, z, "star_relu", (make(1), make(1)))
+    assert [kernel.src.signature["size"] for kernel in compiled.kernels] == ["i64", "i64"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 64, 200, 336), (2, 320, 51, 85), (2, 3, 1, 7)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_compiles_in_all_configurations(dtype, memory_format, shape, compile_all) -> None:
-    assert compile_all(shape, dtype, memory_format, all_configs=True)
+def test_compiles_in_all_configurations(dtype, memory_format, shape, compiled) -> None:
+    compiled.configs = None
+    launch_all(shape, dtype, memory_format)
+    warps = {k.metadata.num_warps for k in compiled.kernels if k.name == "pool_residual"}
+    assert warps == {4, 8, 16}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool_size", [1, 5, 7, 9, 15])
-def test_compiles_with_other_windows(pool_size, compile_all) -> None:
-    shape = (2, 64, 200, 336)
-    assert compile_all(shape, torch.bfloat16, torch.channels_last, pool_size)
+def test_compiles_with_other_windows(pool_size, compiled) -> None:
+    launch_all((2, 64, 200, 336), torch.bfloat16, torch.channels_last, pool_size)
+    assert len(names(compiled)) == len(KERNELS)

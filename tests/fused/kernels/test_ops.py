@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
@@ -302,6 +304,15 @@ def test_activations(act, dtype) -> None:
     check_format(grad_z, z)
 
 
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_activations_do_not_hide_nan(act) -> None:
+    z = torch.full((1, 1, 1, 1), torch.nan, device=DEVICE)
+    grad_z, h, _ = kernels.activate_backward(z, z, act, star_numbers(act))
+    assert kernels.activate(z, act, star_numbers(act)).isnan()
+    assert h.isnan()
+    assert grad_z.isnan()
+
+
 # -------------------------------------------------------------------------------- of all of them
 
 
@@ -364,24 +375,38 @@ def test_no_images(name) -> None:
             assert result.tolist() == [0] * len(like)
 
 
+def operator(name: str, given: tuple) -> tuple[Callable, list]:
+    """What ``torch.compile`` sees of a function, and its arguments."""
+    function = getattr(ops, f"_{name}", None) or getattr(ops, name)
+    return function.operator, [list(part) if isinstance(part, tuple) else part for part in given]
+
+
+def check_fake(called: Callable, given: list) -> None:
+    """What is promised to ``torch.compile`` is what comes."""
+    with FakeTensorMode() as mode:
+        fake = tree_map_only(Tensor, mode.from_tensor, given)
+        promised = flat(called(*fake))
+    for result, promise in zip(flat(called(*given)), promised, strict=True):
+        assert result.dtype == promise.dtype
+        assert result.shape == promise.shape
+        assert result.stride() == promise.stride()
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_operators_are_what_torch_compile_believes(name) -> None:
     x = make_map((2, 3, 4, 5), torch.bfloat16, torch.channels_last)
-    given = [list(part) if isinstance(part, tuple) else part for part in arguments(x, x)[name]]
-    function = getattr(ops, f"_{name}", None) or getattr(ops, name)
-    tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(function.operator, given, test_utils=tests)
+    called, given = operator(name, arguments(x, x)[name])
+    torch.library.opcheck(called, given, test_utils=("test_schema", "test_faketensor"))
+    check_fake(called, given)
     narrow = x[..., :3]  # neither of the two formats: the result is contiguous
-    given = [narrow if part is x else part for part in given]
-    torch.library.opcheck(function.operator, given, test_utils=tests[1:])
+    check_fake(called, [narrow if part is x else part for part in given])
 
 
 def test_an_operator_without_identity_is_what_torch_compile_believes() -> None:
-    given = list(arguments(make(2, 3, 4, 5), make(2, 3, 4, 5, seed=1))["pool_residual_backward"])
+    name, x = "pool_residual_backward", make(2, 3, 4, 5)
+    called, given = operator(name, arguments(x, x)[name])
     given[5] = None
-    torch.library.opcheck(
-        ops._pool_residual_backward.operator, given, test_utils=("test_faketensor",)
-    )
+    check_fake(called, given)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
