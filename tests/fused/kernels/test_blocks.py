@@ -59,6 +59,11 @@ def step(block: nn.Module, x: Tensor) -> list[Tensor]:
     return [y.detach(), *grads]
 
 
+@pytest.fixture(autouse=True)
+def convolutions_in_float32(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture
 def x() -> Tensor:
     values = torch.randn(4, 6, 7, 5, generator=torch.Generator().manual_seed(0))
