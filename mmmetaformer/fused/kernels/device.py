@@ -501,7 +501,9 @@ def _block_of_all(size, BLOCK: tl.constexpr):
     return offsets, offsets < size
 
 
-@_tuned(["BLOCK", "ACT"])
+# The two below may write where they read, and so are not run again and again to be tuned.
+
+
 @triton.jit
 def activate(
     z_ptr, star_scale_ptr, star_bias_ptr, h_ptr, size, ACT: tl.constexpr, BLOCK: tl.constexpr
@@ -514,7 +516,6 @@ def activate(
     tl.store(h_ptr + offsets, h.to(h_ptr.dtype.element_ty), mask=inside)
 
 
-@_tuned(["BLOCK", "ACT"])
 @triton.jit
 def activate_backward(
     grad_ptr,

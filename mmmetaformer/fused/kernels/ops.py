@@ -34,6 +34,11 @@ _MOMENTS_BLOCK = 4096
 _TILE = 1024  # of each row of a window
 
 
+def _is_traced(x: Tensor) -> bool:
+    """Whether ``torch.compile`` is at work, and operators must not change their arguments."""
+    return torch.compiler.is_compiling() or type(x) is not Tensor
+
+
 def _operator(fake: Callable) -> Callable[[Callable], Callable]:
     """Make of a function an operator of torch that ``torch.compile`` need not look into.
 
@@ -55,8 +60,7 @@ def _operator(fake: Callable) -> Callable[[Callable], Callable]:
         @functools.wraps(function)
         def call(*args: Any) -> Any:
             # Torch's way to an operator takes as long as launching a kernel.
-            opaque = torch.compiler.is_compiling() or type(args[0]) is not Tensor
-            return operator(*args) if opaque else checked(*args)
+            return operator(*args) if _is_traced(args[0]) else checked(*args)
 
         call.operator = operator
         return call
@@ -409,10 +413,10 @@ def _all_blocks(x: Tensor) -> int:
     return triton.cdiv(x.numel(), _BLOCK)
 
 
-@_operator(lambda z, act, numbers: _empty(z, z.dtype))
-def _activate(z: Tensor, act: str, numbers: list[Tensor]) -> Tensor:
+@_operator(lambda z, act, numbers, inplace: _empty(z, z.dtype))
+def _activate(z: Tensor, act: str, numbers: list[Tensor], inplace: bool) -> Tensor:
     z = _dense(z, _memory_format(z))
-    h = _empty(z, z.dtype)
+    h = z if inplace else _empty(z, z.dtype)
     if len(z):
         device.activate[(_all_blocks(z),)](
             z, *(numbers or (None, None)), h, z.numel(), ACT=act, BLOCK=_BLOCK
@@ -429,7 +433,7 @@ def activate(
         z: Input.
         act: One of :data:`ACTIVATIONS`; ``'gelu'`` is the exact one.
         numbers: Of the activation: scale (1,) and bias (1,) of ``'star_relu'``.
-        inplace: Whether ``z`` may be overwritten; it is not.
+        inplace: Whether ``z`` may be overwritten.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
@@ -438,23 +442,23 @@ def activate(
         ValueError: For an unknown activation, or another number of numbers than it has.
     """
     _check_activation(act, numbers)
-    return _activate(z, act, list(numbers))
+    return _activate(z, act, list(numbers), inplace and not _is_traced(z))
 
 
 @_operator(
-    lambda grad, z, act, numbers: (
+    lambda grad, z, act, numbers, inplace: (
         _empty(z, grad.dtype),
         _empty(z, z.dtype),
         _float32(z, len(numbers)),
     )
 )
 def _activate_backward(
-    grad: Tensor, z: Tensor, act: str, numbers: list[Tensor]
+    grad: Tensor, z: Tensor, act: str, numbers: list[Tensor], inplace: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`activate_backward`, with the gradients of the numbers in one tensor."""
     memory_format = _memory_format(z)
     z, grad = _dense(z, memory_format), _dense(grad, memory_format)
-    grad_z, h = _empty(z, grad.dtype), _empty(z, z.dtype)
+    grad_z, h = grad if inplace else _empty(z, grad.dtype), _empty(z, z.dtype)
     blocks = _all_blocks(z)
     parts = _float32(z, len(numbers), blocks)
     if len(z):
@@ -479,7 +483,7 @@ def activate_backward(
     """The gradients of :func:`activate`, and its result once more.
 
     Args:
-        grad: Gradient of the result.
+        grad: Gradient of the result; may be overwritten.
         z: Input of the activation.
         act: One of :data:`ACTIVATIONS`.
         numbers: Of the activation.
@@ -495,5 +499,5 @@ def activate_backward(
         ValueError: For an unknown activation, or another number of numbers than it has.
     """
     _check_activation(act, numbers)
-    grad_z, h, grad_numbers = _activate_backward(grad, z, act, list(numbers))
+    grad_z, h, grad_numbers = _activate_backward(grad, z, act, list(numbers), not _is_traced(grad))
     return grad_z, h, tuple(grad_numbers[i : i + 1] for i in range(len(numbers)))

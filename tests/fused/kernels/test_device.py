@@ -25,17 +25,17 @@ HOPPER = SimpleNamespace(
     get_current_stream=lambda device: 0,
 )
 KERNELS = {
-    getattr(device, name).fn if name != "merge_moments" else device.merge_moments
-    for name in (
-        "activate",
-        "activate_backward",
-        "block_moments",
-        "merge_moments",
-        "normalize",
-        "normalize_backward",
-        "normalize_backward_sums",
-        "pool_residual",
-        "pool_residual_backward",
+    kernel if isinstance(kernel, JITFunction) else kernel.fn  # without its tuning
+    for kernel in (
+        device.activate,
+        device.activate_backward,
+        device.block_moments,
+        device.merge_moments,
+        device.normalize,
+        device.normalize_backward,
+        device.normalize_backward_sums,
+        device.pool_residual,
+        device.pool_residual_backward,
     )
 }
 

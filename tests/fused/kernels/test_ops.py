@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -285,13 +286,15 @@ def test_activations(act, dtype) -> None:
     z = make_map((3, 7, 11, 13), dtype, torch.channels_last)  # more than one block
     z[0, :3, 0, 0] = torch.tensor([-9.0, 0.0, 9.0])
     numbers = star_numbers(act)
-    grad = make(*z.shape, seed=1).to(dtype)
+    grad = make_map(z.shape, dtype, torch.channels_last, seed=1)
 
     wide = [t.double().requires_grad_() for t in (z, *numbers)]
     wanted = ACTIVATIONS[act](*wide)
     wanted_grads = torch.autograd.grad(wanted, wide, grad.double())
 
+    untouched = z.clone()
     check(kernels.activate(z, act, numbers), wanted, dtype, scale=10)
+    assert z.equal(untouched)
     grad_z, h, grad_numbers = kernels.activate_backward(grad, z, act, numbers)
     assert h.equal(kernels.activate(z, act, numbers))
     check(grad_z, wanted_grads[0], dtype, scale=10)
@@ -300,12 +303,18 @@ def test_activations(act, dtype) -> None:
     check_format(h, z)
     check_format(grad_z, z)
 
+    assert z.equal(untouched)
+    in_place = kernels.activate(z, act, numbers, inplace=True)
+    assert in_place.equal(h)
+    assert in_place.data_ptr() == z.data_ptr()
+    assert grad_z.data_ptr() == grad.data_ptr()
+
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_activations_do_not_hide_nan(act) -> None:
     z = torch.full((1, 1, 1, 1), torch.nan, device=DEVICE)
-    grad_z, h, _ = kernels.activate_backward(z, z, act, star_numbers(act))
     assert kernels.activate(z, act, star_numbers(act)).isnan()
+    grad_z, h, _ = kernels.activate_backward(z.clone(), z, act, star_numbers(act))
     assert h.isnan()
     assert grad_z.isnan()
 
@@ -341,8 +350,13 @@ def flat(result: Tensor | tuple) -> list[Tensor]:
     return [tensor for part in result for tensor in flat(part)]
 
 
+def fresh(given: Iterable) -> list:
+    """Copies, strides included: a gradient may be overwritten."""
+    return copy.deepcopy(list(given))
+
+
 def run(name: str, x: Tensor, grad: Tensor) -> list[Tensor]:
-    return flat(getattr(kernels, name)(*arguments(x, grad)[name]))
+    return flat(getattr(kernels, name)(*fresh(arguments(x, grad)[name])))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -375,7 +389,9 @@ def test_no_images(name) -> None:
 def operator(name: str, given: tuple) -> tuple[Callable, list]:
     """What ``torch.compile`` sees of a function, and its arguments."""
     function = getattr(ops, f"_{name}", None) or getattr(ops, name)
-    return function.operator, [list(part) if isinstance(part, tuple) else part for part in given]
+    given = [list(part) if isinstance(part, tuple) else part for part in given]
+    in_place = [False] if name.startswith("activate") else []
+    return function.operator, given + in_place
 
 
 def check_fake(called: Callable, given: list) -> None:
