@@ -136,6 +136,15 @@ def test_compiles_for_more_elements_than_int32_counts(compiled) -> None:
     assert [kernel.src.signature["size"] for kernel in compiled.kernels] == ["i64", "i64"]
 
 
+def test_compiles_to_rounding_to_nearest(compiled) -> None:
+    """The interpreter cuts off the digits that bfloat16 lacks."""
+    x = make(1, 2, 3, 3)
+    ops.normalize(x, make(1), make(1), torch.bfloat16)
+    ops.pool_residual(x, make(1, 2), None, 3, torch.bfloat16)
+    assert all("cvt.rn.bf16" in kernel.asm["ptx"] for kernel in compiled.kernels)
+    assert len(compiled.kernels) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 64, 200, 336), (2, 320, 51, 85), (2, 3, 1, 7)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
