@@ -26,7 +26,7 @@ ACTIVATIONS = {
     "star_relu": 2,
     "identity": 0,
 }
-MAX_WINDOW = 15  # windows are unrolled when a kernel is compiled
+MAX_WINDOW = 9  # windows are unrolled: compiling larger ones takes minutes
 
 # Elements a program works on at once.
 _BLOCK = 2048
@@ -274,7 +274,7 @@ def pool_residual(
         x: Input.
         factor: Of the pooling branch.
         identity: Of the identity path; None for one.
-        pool_size: Side of the window; odd, at most 15.
+        pool_size: Side of the window; odd, at most 9.
         dtype: Of the result.
 
     Shape:
@@ -307,7 +307,7 @@ def pool_residual_moments(
         (B, C, H, W), (B, C), (C,) -> (B, C, H, W), (B,), (B,)
 
     Raises:
-        ValueError: If ``pool_size`` is not an odd number from 1 to 15.
+        ValueError: If ``pool_size`` is not an odd number from 1 to 9.
     """
     y, parts = _launch_pool_residual(
         x, factor, identity, pool_size, dtype, lambda count: _float32(x, len(x), 3, count)
@@ -388,7 +388,7 @@ def pool_residual_backward(
         rstd: Of each image of ``x``.
         factor: Of the pooling branch.
         identity: Of the identity path; None for one.
-        pool_size: Side of the window; odd, at most 15.
+        pool_size: Side of the window; odd, at most 9.
 
     Returns:
         The gradients of ``x`` (in its dtype), factor and identity (None without one; both float32).
@@ -398,7 +398,7 @@ def pool_residual_backward(
         (B, C, H, W), (B, C, H, W), (B,), (B,), (B, C), (C,) -> (B, C, H, W), (B, C), (C,)
 
     Raises:
-        ValueError: If ``pool_size`` is not an odd number from 1 to 15.
+        ValueError: If ``pool_size`` is not an odd number from 1 to 9.
     """
     grad_x, grad_factor, grad_identity = _pool_residual_backward(
         grad, x, mean, rstd, factor, identity, pool_size
