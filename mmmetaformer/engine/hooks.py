@@ -9,6 +9,7 @@ from torch import nn
 
 from ..weights import convert_classifier_state_dict
 from ..weights.trained import published_parts, rename_parts
+from .compilation import compile_backbones
 from .errors import UserError
 from .launch import warn
 
@@ -38,6 +39,29 @@ class PublishedClassifierHook(Hook):
         model = _bare_model(runner)
         # Of several entries, mmengine takes this one.
         checkpoint["state_dict"] = convert_classifier_state_dict(checkpoint, model)
+
+
+class CompileBackboneHook(Hook):
+    """Compiles the backbone and nothing else, for training, validation and tests; see
+    :func:`~mmmetaformer.engine.compilation.compile_backbones`. Used by ``--compile`` of the tools.
+
+    mmengine's own ``compile`` setting compiles the whole training step, losses and samplers
+    included, and leaves validation and tests uncompiled.
+
+    Args:
+        backend: Of ``torch.compile``.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self.backend = backend
+
+    def before_run(self, runner: Runner) -> None:
+        """Compile.
+
+        Raises:
+            UserError: If the backend is unknown, or the backbone cannot be compiled.
+        """
+        compile_backbones(_bare_model(runner), self.backend)
 
 
 class CompleteCheckpointHook(Hook):

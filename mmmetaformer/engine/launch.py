@@ -107,6 +107,26 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def add_compile_argument(parser: argparse.ArgumentParser) -> None:
+    """``--compile``, of which :func:`compile_backbone_of` takes note."""
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="run the backbone under torch.compile, for images of any size",
+    )
+
+
+def compile_backbone_of(cfg: Config) -> None:
+    """Have the backbone of a config's model compiled when a run starts."""
+    hook = dict(type="mmmetaformer.engine.hooks.CompileBackboneHook")
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
+
+
+def side_or_size(text: str) -> tuple[int, int]:
+    """A command-line argument SIDE or HEIGHTxWIDTH, such as ``512`` or ``800x1344``."""
+    return image_size(f"{text}x{text}" if text.isdigit() else text)
+
+
 def positive(text: str) -> int:
     """A command-line argument that is a positive integer."""
     if not text.isdigit() or not int(text):
