@@ -178,12 +178,7 @@ def _contenders(network: str, args: argparse.Namespace) -> list[Contender]:
             f"unknown network {network!r}: expected one of {', '.join(list_archs())}, or the path "
             "of a config, which ends in .py"
         )
-    texts = args.contenders
-    if texts is None:
-        theirs = [] if _is_config(network) else [n for n in LIBRARIES if has_network(n, network)]
-        texts = [*theirs, "plain", "fused"]
-        for library in LIBRARIES.keys() - theirs:
-            print(f"{library} has no {network}", flush=True)
+    texts = args.contenders or _usual(network)
     contenders = read_contenders(texts, args.dtype)
     for contender in contenders:
         if contender.implementation == "deploy" and "training" in args.works:
@@ -191,6 +186,18 @@ def _contenders(network: str, args: argparse.Namespace) -> list[Contender]:
         require = require_ours if _is_config(network) else require_network
         require(contender.implementation, network)
     return contenders
+
+
+def _usual(network: str) -> list[str]:
+    """Those of some implementations that have the network; says which do not."""
+    if _is_config(network):
+        return ["plain", "fused"]
+    names = (*LIBRARIES, "plain", "fused")
+    there = [name for name in names if has_network(name, network)]
+    for name in names:
+        if name not in there:
+            print(f"{name} has no {network}", flush=True)
+    return there
 
 
 def _subject(

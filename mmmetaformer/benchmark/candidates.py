@@ -18,7 +18,7 @@ from ..engine.errors import UserError
 from ..engine.whole_model import build_whole_model, generated_batch
 from ..weights import convert_state_dict
 from .contenders import Contender
-from .networks import OURS, build_network, build_ours, fill, fold, require_ours
+from .networks import OURS, build_network, build_ours, fill, fold, require_ours, require_own_path
 
 WORKS = ("inference", "training")
 BACKEND = "inductor"
@@ -296,13 +296,14 @@ class WholeSubject(Subject):
     def build(self, contender: Contender) -> WholeCandidate:
         require_ours(contender.implementation, self.name)
         cfg = deepcopy(self._cfg)
-        cfg.model.backbone.update(OURS[contender.implementation])
+        cfg.model.backbone.fused = OURS[contender.implementation]
         model = build_whole_model(cfg, self.size)
         if not isinstance(model.backbone, Backbone):
             raise UserError(
                 f"the backbone of {self.name} is {type(model.backbone).__name__}: expected one of "
                 "mmmetaformer"
             )
+        require_own_path(model.backbone, contender.implementation)
         if self._weights is None:
             model.init_weights()
             fill(model.backbone)

@@ -22,11 +22,12 @@ from ..engine.errors import UserError
 from ..layers import switch_to_deploy
 from ..weights import export_state_dict
 
-# Our own: the backbone's arguments. "deploy" is the plain one with its branches folded.
-OURS: dict[str, dict[str, Any]] = {
-    "plain": dict(fused=False),
-    "fused": dict(fused=True),
-    "deploy": dict(fused=False),
+# Our own, by the backbone's argument ``fused``. "deploy" is the plain one with its branches folded.
+OURS: dict[str, bool | str] = {
+    "plain": False,
+    "fused": True,
+    "triton": "triton",
+    "deploy": False,
 }
 
 
@@ -66,11 +67,27 @@ class FourMaps(nn.Module):
 
 
 def build_ours(arch: str, implementation: str) -> Backbone:
-    """Our network in eval mode, with the maps as their last blocks leave them."""
-    options: dict[str, Any] = dict(OURS[implementation], out_norm_cfg=None)
+    """Our network in eval mode, with the maps as their last blocks leave them.
+
+    Raises:
+        ValueError: If nothing of it has a fused form and the implementation is one.
+        UserError: If the environment has something against the fused path.
+    """
+    options: dict[str, Any] = dict(fused=OURS[implementation], out_norm_cfg=None)
     if FAMILIES[find_variant(arch)["family"]]["structure"] == "isotropic":
         options["pyramid"] = None
-    return build_backbone(arch, **options).eval()
+    ours = build_backbone(arch, **options).eval()
+    require_own_path(ours, implementation)
+    return ours
+
+
+def require_own_path(backbone: Backbone, implementation: str) -> None:
+    """Raise ``UserError`` if a backbone does not run as its implementation is meant to."""
+    if backbone.fused != OURS[implementation]:
+        raise UserError(
+            f"{implementation} wants fused={OURS[implementation]!r} and the environment makes it "
+            f"{backbone.fused!r}: unset MMMETAFORMER_FUSED"
+        )
 
 
 def build_network(arch: str, implementation: str, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -117,8 +134,15 @@ def _load_exported(theirs: nn.Module, weights: Mapping[str, Tensor], library: st
 
 
 def has_network(implementation: str, arch: str) -> bool:
-    """Whether an implementation has a network; builds nothing."""
-    return implementation in OURS or LIBRARIES[implementation].find(arch) is not None
+    """Whether an implementation has a network; builds nothing of any size."""
+    if implementation in LIBRARIES:
+        return LIBRARIES[implementation].find(arch) is not None
+    try:
+        with torch.device("meta"):
+            build_ours(arch, implementation)
+    except ValueError:  # nothing to fuse
+        return False
+    return True
 
 
 def require_network(implementation: str, arch: str) -> None:
@@ -126,7 +150,7 @@ def require_network(implementation: str, arch: str) -> None:
     if not has_network(implementation, arch):
         known = ", ".join(name for name in list_archs() if has_network(implementation, name))
         raise UserError(
-            f"{implementation} has no {arch}: leave {implementation} out (it has {known})"
+            f"{implementation} has no {arch}: leave {implementation} out (there are {known})"
         )
 
 
