@@ -4,15 +4,15 @@ Runs any number of contenders in turns in one process (A B C A B C ...), after w
 
     python tools/benchmark.py poolformer_s12 --sizes 512 --contenders timm plain fused
     python tools/benchmark.py poolformer_s12 --sizes 256 512 1024 --max-exponent 1.05
-    python tools/benchmark.py poolformer_s12 --sizes 800x1344 --batch-size 8 --dtype bfloat16 \
-        --contenders timm timm+compile fused fused+compile                       # on a GPU
+    python tools/benchmark.py poolformer_s12 --sizes 800x1344 --batch-size 8 --device cuda
+        --dtype bfloat16 --contenders timm timm+compile fused fused+compile
     python tools/benchmark.py ffnet_1 --works inference --contenders plain deploy
     python tools/benchmark.py CONFIG.py --works training --contenders plain fused --profile
 
 A contender is IMPLEMENTATION[+compile][+channels_last][@DTYPE]. Implementations: "plain" and
-"fused" (this package, without and with its fused path), "deploy" (plain with branches folded, as
-after switch_to_deploy), "timm" and "mmpretrain", where they have the network. dtypes other than
-float32 are those of autocast; parameters are in float32 always.
+"fused" (this package, without and with its fused path), "triton" (its kernels for GPUs), "deploy"
+(plain with branches folded, as after switch_to_deploy), "timm" and "mmpretrain", where they have
+the network. dtypes other than float32 are those of autocast; parameters are in float32 always.
 
 All have the same weights and images, and give the same four maps, without norms on them; in float32
 this is checked. Inference is a forward pass without gradients. A training step is a forward pass, a
@@ -36,6 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from mmengine.logging import MMLogger
 
 from mmmetaformer import list_archs
 from mmmetaformer.benchmark.candidates import WORKS, BackboneSubject, Subject, WholeSubject
@@ -115,9 +116,10 @@ def main() -> None:
     device = find_device(args.device)
     out = not_a_file(args.out)
     _check_sizes(args)
-    chosen = {name: _contenders(name, args) for name in dict.fromkeys(args.networks)}
+    chosen = {name: _contenders(name, args, device) for name in dict.fromkeys(args.networks)}
     make_folder(out)
 
+    MMLogger.get_current_instance().setLevel("WARNING")  # says how each parameter starts
     before = describe_machine(device)
     settings = Settings(args.rounds, args.runs, args.warmup, args.profile)
     timer = wall_clock(device)
@@ -167,7 +169,7 @@ def _is_config(network: str) -> bool:
     return network.endswith(".py")
 
 
-def _contenders(network: str, args: argparse.Namespace) -> list[Contender]:
+def _contenders(network: str, args: argparse.Namespace, device: torch.device) -> list[Contender]:
     """Whom to compare on a network.
 
     Raises:
@@ -183,6 +185,8 @@ def _contenders(network: str, args: argparse.Namespace) -> list[Contender]:
     for contender in contenders:
         if contender.implementation == "deploy" and "training" in args.works:
             raise UserError(f"{contender.label} is for prediction: add --works inference")
+        if contender.implementation == "triton" and device.type != "cuda":
+            raise UserError(f"{contender.label} needs a GPU: leave it out on {device}")
         require = require_ours if _is_config(network) else require_network
         require(contender.implementation, network)
     return contenders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -74,7 +75,12 @@ class Measured:
             speedup=spread(self.speedups),
             saved_bytes=self.saved_bytes,
             peak_bytes=self.peak_bytes,
-            difference=self.difference,
+            difference=self.difference
+            and {
+                # JSON has no other numbers: None after an overflow, say.
+                name: share if math.isfinite(share) else None
+                for name, share in self.difference.items()
+            },
         )
 
 
