@@ -20,6 +20,7 @@ from ..backbones.factory import build_backbone
 from ..backbones.variants import FAMILIES
 from ..engine.errors import UserError
 from ..layers import switch_to_deploy
+from ..registry import as_cfg
 from ..weights import export_state_dict
 
 # Our own, by the backbone's argument ``fused``. "deploy" is the plain one with its branches folded.
@@ -243,7 +244,8 @@ def _find_mmpretrain(arch: str) -> Callable[[], nn.Module] | None:
     if family == "poolformer":
         return partial(models.PoolFormer, size, out_indices=(), frozen_stages=-1)
     if family == "convmixer":
-        return partial(models.ConvMixer, size.replace("_", "/"), act_cfg=variant["act_cfg"])
+        act_cfg = as_cfg("act_cfg", variant["act_cfg"])
+        return partial(models.ConvMixer, size.replace("_", "/"), act_cfg=act_cfg)
     if family == "mlp_mixer" and size[0] in models.MlpMixer.arch_zoo:
         # Its default epsilon is not that of the released weights.
         norm_cfg = dict(type="LN", eps=1e-6)
