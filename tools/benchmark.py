@@ -36,6 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmmetaformer import list_archs
@@ -116,6 +117,11 @@ def main() -> None:
     device = find_device(args.device)
     out = not_a_file(args.out)
     _check_sizes(args)
+    configs = {
+        name: read_config(name, needs=("model", "optim_wrapper"))
+        for name in args.networks
+        if _is_config(name)
+    }
     chosen = {name: _contenders(name, args, device) for name in dict.fromkeys(args.networks)}
     make_folder(out)
 
@@ -126,7 +132,7 @@ def main() -> None:
     cases = []
     for network, contenders in chosen.items():
         for size in args.sizes:
-            subject = _subject(network, size, args, device)
+            subject = _subject(network, configs.get(network), size, args, device)
             for case in run_cases(subject, contenders, args.works, settings, timer):
                 _show(case)
                 cases.append(case)
@@ -205,11 +211,14 @@ def _usual(network: str) -> list[str]:
 
 
 def _subject(
-    network: str, size: tuple[int, int], args: argparse.Namespace, device: torch.device
+    network: str,
+    cfg: Config | None,
+    size: tuple[int, int],
+    args: argparse.Namespace,
+    device: torch.device,
 ) -> Subject:
-    if not _is_config(network):
+    if cfg is None:
         return BackboneSubject(network, args.batch_size, size, device, args.optimizer_step)
-    cfg = read_config(network, needs=("model", "optim_wrapper"))
     return WholeSubject(Path(network).stem, cfg, args.batch_size, size, device)
 
 

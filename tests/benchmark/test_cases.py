@@ -69,10 +69,8 @@ def test_an_optimiser_step_changes_the_weights_and_needs_its_states():
 
 def test_compiled_and_channels_last(subject, monkeypatch):
     monkeypatch.setattr(candidates, "BACKEND", "eager")
-    texts = ("timm+compile", "plain+compile+channels_last", "plain+channels_last")
-    for case in cases_of(subject, *texts):
+    for case in cases_of(subject, "timm+compile", "plain+compile+channels_last"):
         assert all(one.difference["rms"] < 1e-5 for one in case.measured)
-        assert [one.contender.compiled for one in case.measured] == [True, True, False]
     innermost = subject.build(read_contenders(["plain+channels_last"], "float32")[0])
     assert innermost.inputs()[0].is_contiguous(memory_format=torch.channels_last)
     assert innermost.model.stages[0][0].mlp.fc1.weight.is_contiguous(

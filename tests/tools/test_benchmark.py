@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import cv2
@@ -14,10 +15,13 @@ import pytest
 from mmmetaformer.benchmark.report import Growth
 from mmmetaformer.engine.launch import run_cli
 
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs/shapes/mask-rcnn_poolformer-s12_fpn_shapes.py")
+
 
 @pytest.fixture
-def tool(root) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_tool", root / "tools/benchmark.py")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools/benchmark.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -75,7 +79,7 @@ def test_files(call, tmp_path, capsys):
         (["ffnet_1", "--contenders", "fused"], "fused has no ffnet_1: leave fused out"),
         (["ffnet_1", "--contenders", "deploy"], "deploy@float32 is for prediction: add --works"),
         (["poolformer_s12", "--contenders", "triton"], "triton@float32 needs a GPU: leave it out"),
-        (["configs/x.py", "--contenders", "timm"], "configs/x.py is a config: its backbone can be"),
+        ([CONFIG, "--contenders", "timm"], ".py is a config: its backbone can be plain, fused, "),
         (["poolformer_s12", "--sizes", "16x64"], "--sizes 16x64: each side must be at least 32"),
         (["poolformer_s12", "--sizes", "64", "64x64"], "--sizes: one is named twice"),
         (["poolformer_s12", "--max-exponent", "1"], "--max-exponent needs --sizes of different"),

@@ -167,6 +167,23 @@ def test_a_checkpoint_of_the_old_stack(data, tmp_path):
     assert "1 missing: stages.1.0.mlp.fc1.weight" in output and "Traceback" not in output
 
 
+def test_compiled_backbone(data, tmp_path):
+    """The option of both tools, with torch's own compiler; the checkpoint is as any other."""
+    config = write_config(tmp_path, "shapes/poolformer-s12_fpn_shapes.py", data)
+    options = ["--cfg-options", "train_cfg.max_iters=2", "train_cfg.val_interval=3"]
+    python_tool("train.py", config, "--compile", "--work-dir", "work", *options, cwd=tmp_path)
+    weights = torch.load(tmp_path / "work/iter_2.pth", map_location="cpu", weights_only=False)
+    assert not any("_orig_mod" in name for name in weights["state_dict"])
+    figures = []
+    for flags in (["--compile"], []):
+        folder = tmp_path / f"test{len(flags)}"
+        python_tool("test.py", config, "work/iter_2.pth", *flags, "--work-dir", str(folder),
+                    cwd=tmp_path)  # fmt: skip
+        (report,) = folder.glob("*/*.json")
+        figures.append(json.loads(report.read_text())["mIoU"])
+    assert figures[0] == pytest.approx(figures[1], abs=0.5)
+
+
 RECORDER = """
 import torch.distributed as dist
 from mmengine.hooks import Hook
