@@ -84,10 +84,10 @@ def build_ours(arch: str, implementation: str) -> Backbone:
 
 def require_own_path(backbone: Backbone, implementation: str) -> None:
     """Raise ``UserError`` if a backbone does not run as its implementation is meant to."""
-    if backbone.fused != OURS[implementation]:
+    if backbone.fused_path != OURS[implementation]:
         raise UserError(
             f"{implementation} wants fused={OURS[implementation]!r} and the environment makes it "
-            f"{backbone.fused!r}: unset MMMETAFORMER_FUSED"
+            f"{backbone.fused_path!r}: unset MMMETAFORMER_FUSED"
         )
 
 

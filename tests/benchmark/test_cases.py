@@ -119,7 +119,7 @@ def test_whole_model(root):
     plain, fused = training.measured
     assert 0 < fused.saved_bytes < plain.saved_bytes
     one, other = (subject.build(c) for c in read_contenders(["plain", "fused"], "float32"))
-    assert (one.model.backbone.fused, other.model.backbone.fused) == (False, True)
+    assert (one.model.backbone.fused_path, other.model.backbone.fused_path) == (False, True)
     before = one.model.state_dict()["roi_head.mask_head.conv_logits.weight"].clone()
     assert torch.equal(before, other.model.state_dict()["roi_head.mask_head.conv_logits.weight"])
     one.work("training")()

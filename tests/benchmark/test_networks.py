@@ -80,4 +80,4 @@ def test_the_environment_cannot_make_fused_plain(monkeypatch):
     monkeypatch.setenv("MMMETAFORMER_FUSED", "0")
     with pytest.raises(UserError, match="fused wants fused=True .* unset MMMETAFORMER_FUSED"):
         build_ours("poolformer_s12", "fused")
-    assert build_ours("poolformer_s12", "plain").fused is False
+    assert build_ours("poolformer_s12", "plain").fused_path is False
