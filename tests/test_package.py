@@ -25,6 +25,15 @@ def test_import_is_light(tmp_path):
     assert run_python(code, tmp_path) == "[]"
 
 
+def test_import_costs_nothing_over_mmengine(tmp_path):
+    """Where an OpenMMLab project has started anyway: two small modules and nothing else."""
+    code = (
+        "import sys, mmengine.registry; before = set(sys.modules); import mmmetaformer; "
+        "print(sorted(set(sys.modules) - before))"
+    )
+    assert run_python(code, tmp_path) == "['mmmetaformer', 'mmmetaformer.version']"
+
+
 def test_building_a_backbone_imports_neither_mmdet_nor_mmseg(tmp_path):
     code = (
         "import sys, mmmetaformer; mmmetaformer.create_backbone('poolformer_s12'); "

@@ -10,16 +10,9 @@ import argparse
 
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import run_cli
+from mmmetaformer.engine.results import as_csv, as_json, as_table, write_files
 from mmmetaformer.instruments.activation_sparsity import THRESHOLD, activation_sparsity
-from mmmetaformer.instruments.command_line import (
-    add_arguments,
-    as_csv,
-    as_json,
-    as_table,
-    explaining,
-    start,
-    write_files,
-)
+from mmmetaformer.instruments.command_line import add_arguments, explaining, start
 from mmmetaformer.instruments.pictures import draw_sparsity
 
 NAME = "activation_sparsity"

@@ -10,21 +10,15 @@ import argparse
 import re
 
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
+from mmmetaformer.engine.launch import positive, run_cli
+from mmmetaformer.engine.results import as_json, write_files
 from mmmetaformer.instruments.coefficient_maps import (
     RANKINGS,
     Answers,
     choose_sites,
     coefficient_maps,
 )
-from mmmetaformer.instruments.command_line import (
-    add_arguments,
-    as_json,
-    explaining,
-    positive,
-    start,
-    write_files,
-)
+from mmmetaformer.instruments.command_line import add_arguments, explaining, start
 from mmmetaformer.instruments.pictures import draw_coefficients
 from mmmetaformer.instruments.recording import HALVES
 

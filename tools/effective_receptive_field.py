@@ -13,15 +13,8 @@ import torch
 
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import run_cli
-from mmmetaformer.instruments.command_line import (
-    add_arguments,
-    as_csv,
-    as_json,
-    as_table,
-    explaining,
-    start,
-    write_files,
-)
+from mmmetaformer.engine.results import as_csv, as_json, as_table, write_files
+from mmmetaformer.instruments.command_line import add_arguments, explaining, start
 from mmmetaformer.instruments.effective_receptive_field import (
     SHARES,
     contribution_areas,

@@ -13,35 +13,23 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
+from functools import partial
 
 import torch
 from torch import nn
 
 from mmmetaformer import create_backbone, list_archs, switch_to_deploy
+from mmmetaformer.benchmark.turns import speedups, take_turns, wall_clock
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import image_size, run_cli
 
 RUNS = 4
 
 
-def turn(model: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> float:
-    """Milliseconds of a forward pass, the median of some."""
-    run_once(model, image, dtype)
-    return statistics.median(run_once(model, image, dtype) for _ in range(RUNS))
-
-
-def run_once(model: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> float:
-    """Milliseconds of one forward pass, under autocast for a dtype other than float32."""
-    gpu = image.is_cuda
-    if gpu:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+def run_once(model: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> None:
+    """One forward pass, under autocast for a dtype other than float32."""
     with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
         model(image)
-    if gpu:
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -72,13 +60,15 @@ def main() -> None:
         plain = create_backbone(arch).to(device).eval()
         torch.manual_seed(0)
         fused = switch_to_deploy(create_backbone(arch).to(device).eval())
-        pairs = []
+        dtype = getattr(torch, args.dtype)
+        works = {
+            name: partial(run_once, model, image, dtype)
+            for name, model in (("plain", plain), ("fused", fused))
+        }
         with torch.no_grad():
-            for _ in range(args.rounds + 1):
-                pairs.append([turn(m, image, getattr(torch, args.dtype)) for m in (plain, fused)])
-        pairs = pairs[1:]
-        times = [statistics.median(column) for column in zip(*pairs, strict=True)]
-        ratio = statistics.median(before / after for before, after in pairs)
+            turns = take_turns(works, wall_clock(image.device), args.rounds, RUNS)
+        times = [statistics.median(turns[name]) for name in works]
+        ratio = statistics.median(speedups(turns["plain"], turns["fused"]))
         print(f"{arch:24}{times[0]:10.1f}{times[1]:10.1f}{ratio:8.2f}", flush=True)
 
 

@@ -12,6 +12,8 @@ from mmengine.runner import Runner
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import (
     add_common_arguments,
+    add_compile_argument,
+    compile_backbone_of,
     load_config,
     prepare_processes,
     run_cli,
@@ -32,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--show-dir", help="draw predictions beside the truth into this folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    add_compile_argument(parser)
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -50,6 +53,8 @@ def main() -> None:
         save_predictions(cfg, args.out, scope)
     if args.tta:
         use_tta(cfg, scope)
+    if args.compile:
+        compile_backbone_of(cfg)
     check_config(cfg, splits=("test",))
     cfg.custom_hooks = [
         *cfg.get("custom_hooks", []),

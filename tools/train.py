@@ -9,6 +9,8 @@ from mmengine.runner import Runner
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import (
     add_common_arguments,
+    add_compile_argument,
+    compile_backbone_of,
     load_config,
     prepare_processes,
     run_cli,
@@ -33,6 +35,7 @@ def parse_args() -> argparse.Namespace:
         help="go on from a checkpoint, a file or an http(s) address; without one, from the latest "
         "in the work directory",
     )
+    add_compile_argument(parser)
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -52,6 +55,9 @@ def main() -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
+
+    if args.compile:
+        compile_backbone_of(cfg)
 
     check_config(cfg, splits=("train", "val"))
     use = "resume" if cfg.get("resume") else "load_from"

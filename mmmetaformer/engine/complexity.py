@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -81,12 +81,12 @@ class SavedBytes:
         self._storages[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    def total(self, exclude: nn.Module | None = None) -> int:
-        """The sum, without the parameters and buffers of a model."""
-        own = set()
+    def total(self, exclude: nn.Module | None = None, inputs: Iterable[Tensor] = ()) -> int:
+        """The sum, without the parameters and buffers of a model and without its inputs."""
+        tensors = list(inputs)
         if exclude is not None:
-            tensors = [*exclude.parameters(), *exclude.buffers()]
-            own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+            tensors += [*exclude.parameters(), *exclude.buffers()]
+        own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         return sum(size for address, (size, _) in self._storages.items() if address not in own)
 
 

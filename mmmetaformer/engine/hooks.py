@@ -10,6 +10,7 @@ from torch import nn
 from ..weights import WeightsError, convert_classifier_state_dict
 from ..weights.convert import why_unusable
 from ..weights.trained import rename_parts
+from .compilation import compile_backbones
 from .errors import UserError
 from .launch import warn
 
@@ -39,6 +40,29 @@ class PublishedClassifierHook(Hook):
         model = _bare_model(runner)
         # Of several entries, mmengine takes this one.
         checkpoint["state_dict"] = convert_classifier_state_dict(checkpoint, model)
+
+
+class CompileBackboneHook(Hook):
+    """Compiles the backbone and nothing else, for training, validation and tests; see
+    :func:`~mmmetaformer.engine.compilation.compile_backbones`. Used by ``--compile`` of the tools.
+
+    mmengine's own ``compile`` setting compiles the whole training step, losses and samplers
+    included, and leaves validation and tests uncompiled.
+
+    Args:
+        backend: Of ``torch.compile``.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self.backend = backend
+
+    def before_run(self, runner: Runner) -> None:
+        """Compile.
+
+        Raises:
+            UserError: If the backend is unknown, or the backbone cannot be compiled.
+        """
+        compile_backbones(_bare_model(runner), self.backend)
 
 
 class CompleteCheckpointHook(Hook):

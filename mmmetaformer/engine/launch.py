@@ -107,6 +107,52 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def add_compile_argument(parser: argparse.ArgumentParser) -> None:
+    """``--compile``, of which :func:`compile_backbone_of` takes note."""
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="run the backbone under torch.compile, for images of any size",
+    )
+
+
+def compile_backbone_of(cfg: Config) -> None:
+    """Have the backbone of a config's model compiled when a run starts."""
+    hook = dict(type="mmmetaformer.engine.hooks.CompileBackboneHook")
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
+
+
+def side_or_size(text: str) -> tuple[int, int]:
+    """A command-line argument SIDE or HEIGHTxWIDTH, such as ``512`` or ``800x1344``."""
+    return image_size(f"{text}x{text}" if text.isdigit() else text)
+
+
+def positive(text: str) -> int:
+    """A command-line argument that is a positive integer."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device that ``--device`` names; a GPU where there is one for None.
+
+    Raises:
+        UserError: If there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("expected cpu or cuda")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--device {name}: {reason}") from error
+    return device
+
+
 def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     """The config with the command line's options, work directory and launcher.
 

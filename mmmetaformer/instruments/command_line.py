@@ -1,15 +1,10 @@
-"""What the three tools share: arguments, reading what they name, and writing the results."""
+"""What the three tools share: arguments and reading what they name."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..engine.errors import UserError
-from ..engine.launch import image_size
+from ..engine.launch import find_device, image_size, positive
+from ..engine.results import make_folder, not_a_file
 from .images import Picture, Preprocessing, find_images, read_picture
 from .models import Subject, load_subject, model_spec
 
@@ -72,13 +68,6 @@ def add_arguments(
     parser.add_argument("--out", default=f"work_dirs/instruments/{name}", help="folder of results")
 
 
-def positive(text: str) -> int:
-    """A command-line argument that is a positive integer."""
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
-
-
 @dataclass
 class Session:
     """What a command line names, read and built.
@@ -125,11 +114,9 @@ def start(args: argparse.Namespace) -> Session:
     if min(args.size) < _SMALLEST_SIDE:
         height, width = args.size
         raise UserError(f"--size {height}x{width}: each side must be at least {_SMALLEST_SIDE}")
-    device = _device(args.device)
+    device = find_device(args.device)
     preprocessing = _preprocessing(args.mean, args.std)
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {args.out}: there is a file of that name, expected a folder")
+    out = not_a_file(args.out)
     paths, there = find_images(args.images, args.max_images)
     subjects = []
     for spec in args.models:
@@ -138,10 +125,7 @@ def start(args: argparse.Namespace) -> Session:
     pictures = [read_picture(path, args.size) for path in paths]
     if there > len(paths):
         print(f"the first {len(paths)} of {there} images (--max-images)", flush=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error}") from error
+    make_folder(out)
     return Session(subjects, pictures, device, out)
 
 
@@ -159,20 +143,6 @@ def explaining(subject: Subject) -> Iterator[None]:
         raise UserError(f"{subject.spec.label}: {error}") from error
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("expected cpu or cuda")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"--device {name}: {reason}") from error
-    return device
-
-
 def _preprocessing(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocessing | None:
@@ -183,65 +153,3 @@ def _preprocessing(
     if min(std) <= 0:
         raise UserError(f"--std {' '.join(map(str, std))}: each must be positive")
     return Preprocessing(tuple(mean), tuple(std))
-
-
-def as_json(content: Mapping[str, Any]) -> bytes:
-    """A JSON file."""
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A CSV file with the keys of the rows as its header; None is an empty field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table in Markdown; numbers are aligned to the right."""
-    header = list(rows[0])
-    cells = [header, *([_cell(row[name]) for name in header] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [
-        all(re.fullmatch(r"-|[\d.]+%?", cell) for cell in column[1:])
-        for column in zip(*cells, strict=True)
-    ]
-
-    def line(row: Sequence[str]) -> str:
-        aligned = (
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(row, widths, right, strict=True)
-        )
-        return f"| {' | '.join(aligned)} |"
-
-    rule = "|".join(
-        "-" * (width + 1) + (":" if is_right else "-")
-        for width, is_right in zip(widths, right, strict=True)
-    )
-    return "\n".join([line(header), f"|{rule}|", *(line(row) for row in cells[1:])])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def write_files(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write files into a folder, each completely or not at all, and say so.
-
-    Raises:
-        UserError: If the folder cannot be written.
-    """
-    for name, content in files:
-        target = out / name
-        part = out / f".{name}.{os.getpid()}"
-        try:
-            part.write_bytes(content)
-            part.replace(target)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UserError(f"{target} cannot be written: {error}") from error
-        print(target, flush=True)

@@ -1,12 +1,10 @@
 """Drawing what the instruments measure. Each function returns a PNG as bytes.
 
-Colours can be told apart with any colour vision: magma rises evenly in brightness, and lines have
-the colours of Okabe and Ito and markers of their own.
+Magma rises evenly in brightness and can be read with any colour vision.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,22 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..engine.drawing import as_png, line_style
 from .activation_sparsity import LayerSparsity
 from .coefficient_maps import Answers
 from .effective_receptive_field import Area
 
-_DPI = 100
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _ON_DARK = "#56B4E9"
 # Contributions below a thousandth of the largest are black.
 _DECADES = 3
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
-    return file.getvalue()
 
 
 def _without_ticks(axes: Axes) -> None:
@@ -89,7 +79,7 @@ def draw_receptive_fields(
         f"Effective receptive fields; frames hold a share of all contributions: {held}",
         fontsize=11,
     )
-    return _png(figure)
+    return as_png(figure)
 
 
 def _brightness(contributions: np.ndarray | float) -> np.ndarray | float:
@@ -175,7 +165,7 @@ def draw_coefficients(title: str, pixels: np.ndarray, rows: Sequence[Answers], t
         bar.set_label("activity |c - c0|", fontsize=9)
         bar.ax.tick_params(labelsize=8)
     figure.suptitle(f"{title}\nrings: where the activity is largest", fontsize=11)
-    return _png(figure)
+    return as_png(figure)
 
 
 def draw_sparsity(
@@ -211,7 +201,7 @@ def draw_sparsity(
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     figure.suptitle("Activation sparsity (filled markers: first block of a stage)", fontsize=11)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _draw_curve(
@@ -223,7 +213,7 @@ def _draw_curve(
     first = [layer.site.layer for layer in layers if layer.site.block == 0]
     x = [layer.site.layer for layer in layers]
     y = [np.nan if value is None else value for value in values]
-    colour, marker = _LINES[number % len(_LINES)], _MARKERS[number % len(_MARKERS)]
+    colour, marker = line_style(number)
     axes.plot(x, y, color=colour, marker=marker, markerfacecolor="white", markersize=6, label=model)
     starts = [(a, b) for a, b in zip(x, y, strict=True) if a in first]
     axes.plot(*zip(*starts, strict=True), linestyle="", color=colour, marker=marker, markersize=7)

@@ -167,6 +167,22 @@ def test_a_checkpoint_of_the_old_stack(data, tmp_path):
     assert "1 missing: stages.1.0.mlp.fc1.weight" in output and "Traceback" not in output
 
 
+def test_compile_option(data, tmp_path, monkeypatch):
+    """Both tools hand the backbone to torch.compile, which is switched off here to save its time:
+    tests/engine/test_compilation.py trains with it."""
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+    config = write_config(tmp_path, "shapes/poolformer-s12_fpn_shapes.py", data)
+    options = ["--cfg-options", "train_cfg.max_iters=2", "train_cfg.val_interval=3"]
+    python_tool("train.py", config, "--compile", "--work-dir", "work", *options, cwd=tmp_path)
+    output = python_tool(
+        "test.py", config, "work/iter_2.pth", "--compile", "--work-dir", "test", cwd=tmp_path
+    )
+    assert "mIoU" in output
+    for folder in ("work", "test"):
+        (dumped,) = (tmp_path / folder).glob("*/vis_data/config.py")
+        assert "CompileBackboneHook" in dumped.read_text()
+
+
 RECORDER = """
 import torch.distributed as dist
 from mmengine.hooks import Hook

@@ -1,0 +1,255 @@
+"""What a network costs in this package and in others: time, memory and how both grow.
+
+Runs any number of contenders in turns in one process (A B C A B C ...), after warming up:
+
+    python tools/benchmark.py poolformer_s12 --sizes 512 --contenders timm plain fused
+    python tools/benchmark.py poolformer_s12 --sizes 256 512 1024 --max-exponent 1.05
+    python tools/benchmark.py poolformer_s12 --sizes 800x1344 --batch-size 8 --device cuda
+        --dtype bfloat16 --contenders timm timm+compile fused fused+compile
+    python tools/benchmark.py ffnet_1 --works inference --contenders plain deploy
+    python tools/benchmark.py CONFIG.py --works training --contenders plain fused --profile
+
+A contender is IMPLEMENTATION[+compile][+channels_last][@DTYPE]. Implementations: "plain" and
+"fused" (this package, without and with its fused path), "triton" (its kernels for GPUs), "deploy"
+(plain with branches folded, as after switch_to_deploy), "timm" and "mmpretrain", where they have
+the network. dtypes other than float32 are those of autocast; parameters are in float32 always.
+
+All have the same weights and images, and give the same four maps, without norms on them; in float32
+this is checked. Inference is a forward pass without gradients. A training step is a forward pass, a
+backward pass from fixed random gradients of the four maps and, with --optimizer-step, a step of
+AdamW. Of a config, inference goes from images to predictions and a training step is a whole one,
+preprocessing and the config's optimiser included.
+
+"x faster" is the median of the ratios of neighbouring turns, against the first contender.
+"difference" is that from our plain network in float32, in standard deviations: of the worst map for
+inference, of the gradients of all parameters for training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmmetaformer import list_archs
+from mmmetaformer.benchmark.candidates import WORKS, BackboneSubject, Subject, WholeSubject
+from mmmetaformer.benchmark.cases import Case, Settings, run_cases
+from mmmetaformer.benchmark.contenders import DTYPES, Contender, read_contenders
+from mmmetaformer.benchmark.networks import (
+    LIBRARIES,
+    OURS,
+    has_network,
+    require_network,
+    require_ours,
+)
+from mmmetaformer.benchmark.report import Growth, describe_machine, draw_growths, growths, rows
+from mmmetaformer.benchmark.turns import wall_clock
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import find_device, positive, read_config, run_cli, side_or_size
+from mmmetaformer.engine.results import as_json, as_table, make_folder, not_a_file, write_files
+
+# Stride of the last maps.
+_SMALLEST_SIDE = 32
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="archs of mmmetaformer.list_archs(), or configs (paths that end in .py)",
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        metavar="CONTENDER",
+        help="the first is what the others are compared with; all that have the network unless "
+        "given, timm in front",
+    )
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=side_or_size,
+        default=[(512, 512)],
+        metavar="SIZE",
+        help="of the images: a side or HEIGHTxWIDTH",
+    )
+    parser.add_argument("--batch-size", type=positive, default=1, help="images; 1")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="of contenders that name none; float32"
+    )
+    parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
+    parser.add_argument("--threads", type=positive, help="of the CPU")
+    parser.add_argument("--rounds", type=positive, default=7, help="rounds of turns; 7")
+    parser.add_argument("--runs", type=positive, default=4, help="timed runs of a turn; 4")
+    parser.add_argument("--warmup", type=positive, default=1, help="rounds before; 1")
+    parser.add_argument("--optimizer-step", action="store_true", help="of AdamW, for backbones")
+    parser.add_argument(
+        "--profile", action="store_true", help="write tables of the operators that take most time"
+    )
+    parser.add_argument(
+        "--max-exponent",
+        type=float,
+        help="exit with status 1 if the time of one of our own implementations grows faster than "
+        "this power of the pixels",
+    )
+    parser.add_argument("--out", default="work_dirs/benchmark", help="folder of results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    started = _now()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = find_device(args.device)
+    out = not_a_file(args.out)
+    _check_sizes(args)
+    configs = {
+        name: read_config(name, needs=("model", "optim_wrapper"))
+        for name in args.networks
+        if _is_config(name)
+    }
+    chosen = {name: _contenders(name, args, device) for name in dict.fromkeys(args.networks)}
+    make_folder(out)
+
+    MMLogger.get_current_instance().setLevel("WARNING")  # says how each parameter starts
+    before = describe_machine(device)
+    settings = Settings(args.rounds, args.runs, args.warmup, args.profile)
+    timer = wall_clock(device)
+    cases = []
+    for network, contenders in chosen.items():
+        for size in args.sizes:
+            subject = _subject(network, configs.get(network), size, args, device)
+            for case in run_cases(subject, contenders, args.works, settings, timer):
+                _show(case)
+                cases.append(case)
+
+    lines = growths(cases)
+    report = dict(
+        command=shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]),
+        started=started,
+        finished=_now(),
+        machine=dict(before, load_average_after=describe_machine(device)["load_average"]),
+        settings=dict(vars(settings), optimizer_step=args.optimizer_step),
+        cases=[case.as_dict() for case in cases],
+        exponents=[line.as_dict() for line in lines],
+    )
+    machine = before["gpu"]["name"] if "gpu" in before else before["processor"]
+    picture = draw_growths(lines, f"{args.batch_size} image(s), {machine}")
+    files = [("benchmark.json", as_json(report)), ("benchmark.png", picture), *_profiles(cases)]
+    write_files(out, files)
+    _check_exponents(lines, args.max_exponent)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _check_sizes(args: argparse.Namespace) -> None:
+    """Raise ``UserError`` for sizes that no network takes, or that no power law fits."""
+    for height, width in args.sizes:
+        if min(height, width) < _SMALLEST_SIDE:
+            raise UserError(
+                f"--sizes {height}x{width}: each side must be at least {_SMALLEST_SIDE}"
+            )
+    if len(set(args.sizes)) < len(args.sizes):
+        raise UserError("--sizes: one is named twice")
+    if args.max_exponent is not None and len({h * w for h, w in args.sizes}) < 2:
+        raise UserError("--max-exponent needs --sizes of different numbers of pixels")
+
+
+def _is_config(network: str) -> bool:
+    return network.endswith(".py")
+
+
+def _contenders(network: str, args: argparse.Namespace, device: torch.device) -> list[Contender]:
+    """Whom to compare on a network.
+
+    Raises:
+        UserError: If there is no such network, or one of the contenders does not have it.
+    """
+    if not _is_config(network) and network not in list_archs():
+        raise UserError(
+            f"unknown network {network!r}: expected one of {', '.join(list_archs())}, or the path "
+            "of a config, which ends in .py"
+        )
+    texts = args.contenders or _usual(network)
+    contenders = read_contenders(texts, args.dtype)
+    for contender in contenders:
+        if contender.implementation == "deploy" and "training" in args.works:
+            raise UserError(f"{contender.label} is for prediction: add --works inference")
+        if contender.implementation == "triton" and device.type != "cuda":
+            raise UserError(f"{contender.label} needs a GPU: leave it out on {device}")
+        require = require_ours if _is_config(network) else require_network
+        require(contender.implementation, network)
+    return contenders
+
+
+def _usual(network: str) -> list[str]:
+    """Those of some implementations that have the network; says which do not."""
+    if _is_config(network):
+        return ["plain", "fused"]
+    names = (*LIBRARIES, "plain", "fused")
+    there = [name for name in names if has_network(name, network)]
+    for name in names:
+        if name not in there:
+            print(f"{name} has no {network}", flush=True)
+    return there
+
+
+def _subject(
+    network: str,
+    cfg: Config | None,
+    size: tuple[int, int],
+    args: argparse.Namespace,
+    device: torch.device,
+) -> Subject:
+    if cfg is None:
+        return BackboneSubject(network, args.batch_size, size, device, args.optimizer_step)
+    return WholeSubject(Path(network).stem, cfg, args.batch_size, size, device)
+
+
+def _show(case: Case) -> None:
+    height, width = case.size
+    print(f"\n{case.network}, {case.work}, {case.batch_size} x {height}x{width}")
+    print(as_table(rows(case)), flush=True)
+
+
+def _profiles(cases: list[Case]) -> Iterator[tuple[str, bytes]]:
+    """A file for each table of operators."""
+    for case in cases:
+        for one in case.measured:
+            if one.profile is not None:
+                height, width = case.size
+                name = f"{case.network}_{case.work}_{height}x{width}_{one.contender.label}"
+                yield f"profile_{re.sub('[^A-Za-z0-9_-]', '-', name)}.txt", one.profile.encode()
+
+
+def _check_exponents(lines: list[Growth], largest: float | None) -> None:
+    """Print the exponents, and leave with status 1 if one of ours is too large."""
+    for line in lines:
+        if line.exponent is not None:
+            print(f"{line.network}, {line.work}, {line.contender}: pixels^{line.exponent:.3f}")
+    if largest is None:
+        return
+    over = [line for line in lines if line.implementation in OURS and line.exponent > largest]
+    if over:
+        names = ", ".join(f"{line.contender} in {line.work} of {line.network}" for line in over)
+        sys.exit(f"faster than pixels^{largest:g} grows the time of {names}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
