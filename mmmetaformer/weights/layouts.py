@@ -193,15 +193,19 @@ def _poolformer(names: Iterable[str]) -> dict[str, str | None]:
             index, *kind = match.groups()
             # One telling name is enough, whatever else an entry is said to hold.
             kinds[int(index)] = kind[0] or kind[1] or kinds.get(int(index), "stage")
-    entries: dict[int, str] = {}
+    entries: dict[int, str | None] = {}
     stage = 0
     for index in sorted(kinds):
         stage += kinds[index] == "proj"
         prefix = dict(stage="stages", proj="downsample_layers", pos_embed="pos_embeds")
-        entries[index] = f"{prefix[kinds[index]]}.{stage}"
+        entry = f"{prefix[kinds[index]]}.{stage}"
+        # No network has two entries for one stage: the second is unknown.
+        entries[index] = None if entry in entries.values() else entry
 
-    def in_network(match: re.Match) -> str:
+    def in_network(match: re.Match) -> str | None:
         index, rest = int(match.group(1)), match.group(2)
+        if entries[index] is None:
+            return None
         rest = re.sub(r"^proj\.", "conv.", rest) if kinds[index] == "proj" else rest
         rest = re.sub(r"\.layer_scale_([12])$", r".layer_scale\1.scale", rest)
         return f"{entries[index]}.{rest}"

@@ -45,6 +45,14 @@ def test_every_tensor_finds_its_place(published):
     backbone.load_state_dict(expected | result.state_dict, strict=True)
 
 
+def test_a_stage_is_one_entry_of_network(checkpoints):
+    published = checkpoints["metaformer ppaa"]
+    state = published.state()
+    state["network.8.0.norm1.weight"] = state.pop("network.7.0.norm1.weight")
+    with pytest.raises(WeightsError, match=r"unexpected: network\.8\.0\.norm1\.weight"):
+        convert_state_dict(state, published.build())
+
+
 def test_the_hybrids_embedding_is_an_entry_of_network(checkpoints):
     """It shifts what is behind it."""
     names = checkpoints["metaformer ppaa"].names()
