@@ -11,6 +11,7 @@ added.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -187,24 +188,26 @@ def _poolformer(names: Iterable[str]) -> dict[str, str | None]:
     """
     names = list(names)
     kinds: dict[int, str] = {}
+    sizes: Counter[int] = Counter()
     for name in names:
         match = re.match(r"network\.(\d+)\.(?:(proj)\.|(pos_embed)$)?", name)
         if match:
             index, *kind = match.groups()
             # One telling name is enough, whatever else an entry is said to hold.
             kinds[int(index)] = kind[0] or kind[1] or kinds.get(int(index), "stage")
-    entries: dict[int, str | None] = {}
+            sizes[int(index)] += 1
+    entries: dict[int, str] = {}
     stage = 0
     for index in sorted(kinds):
         stage += kinds[index] == "proj"
         prefix = dict(stage="stages", proj="downsample_layers", pos_embed="pos_embeds")
-        entry = f"{prefix[kinds[index]]}.{stage}"
-        # No network has two entries for one stage: the second is unknown.
-        entries[index] = None if entry in entries.values() else entry
+        entries[index] = f"{prefix[kinds[index]]}.{stage}"
+    # No network has two entries for one stage: what is not in the fuller one is unknown.
+    chosen = {entries[index]: index for index in sorted(kinds, key=sizes.__getitem__)}
 
     def in_network(match: re.Match) -> str | None:
         index, rest = int(match.group(1)), match.group(2)
-        if entries[index] is None:
+        if chosen[entries[index]] != index:
             return None
         rest = re.sub(r"^proj\.", "conv.", rest) if kinds[index] == "proj" else rest
         rest = re.sub(r"\.layer_scale_([12])$", r".layer_scale\1.scale", rest)
