@@ -309,6 +309,8 @@ def why_unusable(source: Tensor, target: Tensor) -> str | None:
         return None
     if not source.is_floating_point():
         return f"is of {source.dtype}, where numbers of {target.dtype} belong"
+    if source.is_meta:  # names and shapes are all that there is
+        return None
     # float8 has no test of its own.
     values = source.float() if source.element_size() == 1 else source
     return None if torch.isfinite(values).all() else "holds NaN or infinite values"
