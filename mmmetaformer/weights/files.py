@@ -175,12 +175,16 @@ def _read(path: Path) -> Any:
                 f"{refused.group()} ({_TRUST}=1 in the environment loads files that you trust, and "
                 "runs the code in them)"
             ) from error
-        reason = f"{type(error).__name__}: {error}"
+        reason = _first_line(f"{type(error).__name__}: {error}")
         if isinstance(error, pickle.UnpicklingError):
             # torch explains at length; what was wrong comes behind that.
-            reason = "it is none" + reason.partition("WeightsUnpickler error")[2]
-        reason = reason.strip().split("\n")[0]
+            wrong = _first_line(str(error).partition("WeightsUnpickler error:")[2])
+            reason = "it is none that torch.save wrote" + (f" ({wrong})" if wrong else "")
         raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _no_checkpoint(path: Path) -> str | None:
