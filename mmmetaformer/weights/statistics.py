@@ -129,9 +129,7 @@ def published_file(source: str, arch: str | None = None) -> Checkpoint | None:
         arch: The network that it is for.
     """
     name = PurePosixPath(unquote(urlparse(source).path)).name
-    known = by_url(source) or _first(
-        c for c in CATALOGUE if c.url is not None and c.url.endswith(f"/{name}")
-    )
+    known = by_url(source) or _first(c for c in CATALOGUE if c.file_name == name)
     if known is not None or not is_local(source):
         return known
     of_arch = [c for c in CATALOGUE if c.arch == arch and c.sha256_prefix]

@@ -206,7 +206,7 @@ def test_containers(door, container, tmp_path, monkeypatch):
     check_loaded(door, tmp_path / "file.pth", monkeypatch)
 
 
-# Files of the catalogue, which a tag names, are no such files.
+# The file of the tag is a .pth.tar.
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "pretrained="])
 def test_safetensors(door, tmp_path, monkeypatch):
     save_file(DOORS[door].state(), tmp_path / "file.safetensors")
