@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 
@@ -15,11 +17,11 @@ from mmmetaformer.metamixer import StaticMetaMixer
 from mmmetaformer.mixers import Attention, FFNifiedAttention
 
 
-def code_blocks(root: Path, title: str) -> list[str]:
-    """The Python blocks of a section or subsection."""
+def code_blocks(root: Path, title: str, language: str = "python") -> list[str]:
+    """The Python blocks of a section or subsection, or those of another language."""
     readme = (root / "README.md").read_text()
     section = re.search(rf"\n##+ {title}\n(.+?)\n##+ ", readme, re.DOTALL).group(1)
-    return re.findall(r"```python\n(.+?)```", section, re.DOTALL)
+    return re.findall(rf"```{language}\n(.+?)```", section, re.DOTALL)
 
 
 def values(block: str) -> dict:
@@ -112,3 +114,18 @@ def test_layer_decay_of_the_readme(root):
     assert abs(rates["stages.3.0.mlp.fc1.weight"] / (1e-4 * 0.8) - 1) < 1e-9
     assert abs(rates["stages.1.0.mlp.fc1.weight"] / (1e-4 * 0.8**5) - 1) < 1e-9
     assert abs(rates["downsample_layers.0.conv.weight"] / (1e-4 * 0.8**7) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda state: dict(model=state, args=Path("of/a/release"))])
+def test_plain_tensors_of_a_trusted_file(root, tmp_path, wrap):
+    (command,) = code_blocks(root, "Checkpoints", "bash")
+    state = dict(a=torch.ones(2))
+    torch.save(wrap(state), tmp_path / "TRUSTED.pth")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    plain = torch.load(tmp_path / "PLAIN.pth", weights_only=True)
+    assert plain.keys() == state.keys() and torch.equal(plain["a"], state["a"])

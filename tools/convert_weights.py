@@ -56,10 +56,11 @@ def main() -> None:
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         if target.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            # Without this note transformers and others refuse the file.
-            save_file(weights, partial, metadata=dict(format="pt"))
+            # Without this note transformers and others refuse the file. (Its save_file makes one
+            # that nobody else may read.)
+            partial.write_bytes(save(weights, metadata=dict(format="pt")))
         else:
             torch.save(weights, partial)
         os.replace(partial, target)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..weights import WeightsError, convert_classifier_state_dict
 from ..weights.convert import why_unusable
+from ..weights.loaders import source_of_all
 from ..weights.trained import rename_parts
 from .compilation import compile_backbones
 from .errors import UserError
@@ -38,8 +39,13 @@ class PublishedClassifierHook(Hook):
             WeightsError: If they do not fill the model.
         """
         model = _bare_model(runner)
+        source = source_of_all(checkpoint.get("state_dict"))
+        try:
+            weights = convert_classifier_state_dict(checkpoint, model)
+        except WeightsError as error:
+            raise WeightsError(f"{source}: {error}" if source else str(error)) from error
         # Of several entries, mmengine takes this one.
-        checkpoint["state_dict"] = convert_classifier_state_dict(checkpoint, model)
+        checkpoint["state_dict"] = weights
 
 
 class CompileBackboneHook(Hook):

@@ -24,7 +24,10 @@ from .errors import UserError
 def run_cli(main: Callable[[], None]) -> None:
     """Run a tool; what the user can mend is reported in one sentence and exit status 2."""
     # Said by dependencies at every start, and nothing a user could act on.
-    for message in ("pkg_resources is deprecated", "builtin type Swig", "builtin type swig"):
+    for message in (
+        "pkg_resources is deprecated", "builtin type Swig", "builtin type swig",
+        "Detected pickle protocol",
+    ):  # fmt: skip
         warnings.filterwarnings("ignore", message=message)
     # As for `python -m`: modules of the user's own, such as mixers, are found where they stand.
     sys.path.append(os.getcwd())

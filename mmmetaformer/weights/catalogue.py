@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _HALF = (127.5, 127.5, 127.5)
+_HUB_FILE = "model.safetensors"
 # Images between 0 and 1.
 _ZERO, _ONE = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
 
@@ -22,8 +23,7 @@ class Checkpoint:
     Attributes:
         arch: Name of the network, as in ``list_archs()``.
         tag: What ``pretrained=`` calls it; the first of an arch is what ``pretrained=True`` takes.
-        url: Address of the file; None if it has none of its own that can be kept in one folder
-            with others, as those of ``hub_id``, which are all called ``model.safetensors``.
+        url: Address of the file.
         layout: Key layout, as in :mod:`mmmetaformer.weights.layouts`.
         image_size: Side of the images in its last training, in pixels; None where it is not
             published.
@@ -35,7 +35,7 @@ class Checkpoint:
 
     arch: str
     tag: str
-    url: str | None
+    url: str
     layout: str
     image_size: int | None = 224
     training: str = "ImageNet-1k"
@@ -56,9 +56,16 @@ class Checkpoint:
         return dict(mean=list(self.mean), std=list(self.std), bgr_to_rgb=True)
 
     @property
+    def file_name(self) -> str:
+        """What the file is called in a folder with the others; those of timm's hub, which all have
+        one name, after ``hub_id``."""
+        name = self.url.rpartition("/")[2]
+        return f"{self.hub_id.rpartition('/')[2]}.safetensors" if name == _HUB_FILE else name
+
+    @property
     def sha256_prefix(self) -> str | None:
         """The first digits of the file's SHA-256 where its name tells them, as OpenMMLab's do."""
-        return None if self.url is None else sha256_prefix(self.url)
+        return sha256_prefix(self.url)
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,12 @@ _IN21FT1K = "ImageNet-21k, then ImageNet-1k"
 _DISTILLED = "ImageNet-1k, distilled"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download"
 _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5"
+
+
+def _on_hub(name: str) -> dict[str, str]:
+    """Address and name of one of timm's files on its model hub."""
+    hub_id = f"timm/{name}"
+    return dict(url=f"https://huggingface.co/{hub_id}/resolve/main/{_HUB_FILE}", hub_id=hub_id)
 
 
 def _mmseg_file(size: str, stamp: str) -> str:
@@ -169,12 +182,12 @@ CATALOGUE: tuple[Checkpoint, ...] = (
     Checkpoint("mlp_mixer_l16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-large-p16_3rdparty_64xb64_in1k_20211124-5a2519d2.pth", "mmpretrain MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF),  # noqa: E501
     # timm's copies, by what timm calls them.
     *(
-        Checkpoint(f"{family}_{size}", "timm_in1k", None, "timm MetaFormer", hub_id=f"timm/{family}_{size}.sail_in1k")  # noqa: E501
+        Checkpoint(f"{family}_{size}", "timm_in1k", layout="timm MetaFormer", **_on_hub(f"{family}_{size}.sail_in1k"))  # noqa: E501
         for family in ("poolformer", "poolformerv2")
         for size in ("s12", "s24", "s36", "m36", "m48")
     ),
     *(
-        Checkpoint(f"{family}_{size}", f"timm_{tag}", None, "timm MetaFormer", side, training, hub_id=f"timm/{family}_{size}.sail_{theirs}")  # noqa: E501
+        Checkpoint(f"{family}_{size}", f"timm_{tag}", layout="timm MetaFormer", image_size=side, training=training, **_on_hub(f"{family}_{size}.sail_{theirs}"))  # noqa: E501
         for family in ("convformer", "caformer")
         for size in ("s18", "s36", "m36", "b36")
         for tag, theirs, side, training in (
@@ -186,7 +199,7 @@ CATALOGUE: tuple[Checkpoint, ...] = (
         )
     ),
     *(
-        Checkpoint(f"convmixer_{ours}", "timm_in1k", None, "timm ConvMixer", hub_id=f"timm/convmixer_{theirs}.in1k")  # noqa: E501
+        Checkpoint(f"convmixer_{ours}", "timm_in1k", layout="timm ConvMixer", **_on_hub(f"convmixer_{theirs}.in1k"))  # noqa: E501
         for ours, theirs in {"768_32": "768_32", "1024_20": "1024_20_ks9_p14", "1536_20": "1536_20"}.items()  # noqa: E501
     ),
     Checkpoint("mlp_mixer_b16", "timm_in21ft1k", f"{_TIMM}/v0.1-vitjx/jx_mixer_b16_224-76587d61.pth", "timm MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF, "timm/mixer_b16_224.goog_in21k_ft_in1k"),  # noqa: E501
@@ -251,8 +264,7 @@ def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
 
     Raises:
         TypeError: If ``pretrained`` is neither.
-        ValueError: If nothing is published for the arch, or not that, and then lists what is; or
-            if the file has no address, and then says where it is.
+        ValueError: If nothing is published for the arch, or not that, and then lists what is.
     """
     if pretrained is not True and not isinstance(pretrained, str):
         raise TypeError(f"pretrained must be True or a tag, got {pretrained!r}")
@@ -272,12 +284,6 @@ def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
         raise ValueError(
             f"unknown pretrained={pretrained!r} of {arch!r}: expected True or one of "
             f"{list(known)}{hint}"
-        )
-    if known[pretrained].url is None:
-        raise ValueError(
-            f"pretrained={pretrained!r} of {arch!r} is not downloaded from here: get "
-            f"model.safetensors of {known[pretrained].hub_id} from timm's model hub and give the "
-            "file with init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
     return known[pretrained]
 

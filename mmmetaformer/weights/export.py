@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .convert import identify, is_of_backbone, layout_named, unwrap
+from .convert import identify, is_of_backbone, layout_named, unwrap, why_unusable
 from .files import WeightsError
 from .layouts import BASELINES, CLASSIFIER, Layout, Rules, around_backbone, is_classifier
 from .parts import check_classifier, check_network
@@ -167,9 +168,9 @@ def export_state_dict(
         Names of the layout with the tensors of the source.
 
     Raises:
-        WeightsError: (a ``ValueError``) if the source is of no known layout, is not whole or has
-            names that no network has, or if there is no such layout for the network or it lacks
-            names.
+        WeightsError: (a ``ValueError``) if the source is of no known layout, is not whole, has
+            names that no network has or values that are no numbers, or if there is no such layout
+            for the network or it lacks names.
     """
     return export(
         state_dict, to, drop_outputs=drop_outputs, drop_classifier=drop_classifier
@@ -190,6 +191,7 @@ def export(
     kin, ours = _ours(tensors, drop_classifier)
     if drop_classifier:
         ours = {own: name for own, name in ours.items() if not is_classifier(own)}
+    _check_values({name: tensors[name] for name in ours.values()})
     weights = {own: _reshaped(tensors[name], own, 4, 1) for own, name in ours.items()}
     _check_whole(weights, kin)
     theirs = _names_there(list(weights), kin, to, drop_outputs)
@@ -255,6 +257,16 @@ def _with_classifier_around(
     names = {name: own for own, name in pairs} | dict.fromkeys(beside)
     of_classifier = around([name[len(root) :] for name in names])
     return [(of_classifier[name[len(root) :]] or own, name) for name, own in names.items()]
+
+
+def _check_values(tensors: Mapping[str, Tensor]) -> None:
+    """What no model of this package would load is not passed on."""
+    for name, tensor in tensors.items():
+        # Whole numbers count batches, and nothing else.
+        counts = name.endswith("num_batches_tracked")
+        reason = None if counts else why_unusable(tensor, torch.empty(0))
+        if reason:
+            raise WeightsError(f"unusable values in the source: {name} {reason}")
 
 
 def _check_whole(weights: Mapping[str, Tensor], kin: Kin) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 import torch
 from mmengine.dist import barrier
 
-from .catalogue import is_catalogued, sha256_prefix
+from .catalogue import by_url, is_catalogued, sha256_prefix
 from .mmengine_files import load_safely
 
 _TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -68,7 +68,8 @@ def cached_path(url: str) -> Path:
 
     That is the folder that the environment variable ``MMMETAFORMER_WEIGHTS`` names, or torch's hub
     cache. Files of the catalogue and those whose names tell their SHA-256 lie in the folder itself,
-    any other in a folder of its address, since different files have the same name.
+    any other in a folder of its address, since different files have the same name. Those of timm's
+    hub, there all ``model.safetensors``, are called as ``caformer_s18.sail_in1k.safetensors``.
 
     Raises:
         WeightsError: If the address is not one of http(s), or ends in no file name.
@@ -85,7 +86,8 @@ def cached_path(url: str) -> Path:
     folder = Path(own).expanduser() if own else Path(torch.hub.get_dir()) / "checkpoints"
     if not is_catalogued(url) and sha256_prefix(url) is None:
         folder /= hashlib.sha256(url.encode()).hexdigest()[:12]
-    return folder / name
+    known = by_url(url)
+    return folder / (known.file_name if known else name)
 
 
 def _read_address(url: str) -> Any:
@@ -175,12 +177,16 @@ def _read(path: Path) -> Any:
                 f"{refused.group()} ({_TRUST}=1 in the environment loads files that you trust, and "
                 "runs the code in them)"
             ) from error
-        reason = f"{type(error).__name__}: {error}"
+        reason = _first_line(f"{type(error).__name__}: {error}")
         if isinstance(error, pickle.UnpicklingError):
             # torch explains at length; what was wrong comes behind that.
-            reason = "it is none" + reason.partition("WeightsUnpickler error")[2]
-        reason = reason.strip().split("\n")[0]
+            wrong = _first_line(str(error).partition("WeightsUnpickler error:")[2])
+            reason = "it is none that torch.save wrote" + (f" ({wrong})" if wrong else "")
         raise WeightsError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def _no_checkpoint(path: Path) -> str | None:

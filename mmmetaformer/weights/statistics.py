@@ -45,12 +45,18 @@ def data_preprocessor_for(
         ``mean`` and ``std`` of the channels R, G and B, of 0 to 255, and ``bgr_to_rgb=True``.
 
     Raises:
+        TypeError: If ``backbone`` is neither a config nor a name.
         ValueError: If there are no such weights, or nothing is known of those that are named.
     """
     if channel_order not in ("bgr_to_rgb", "to_rgb"):
         raise ValueError(f"channel_order must be 'bgr_to_rgb' or 'to_rgb', got {channel_order!r}")
     if isinstance(backbone, str):
         known = find_checkpoint(backbone, pretrained)
+    elif not isinstance(backbone, Mapping):
+        raise TypeError(
+            "backbone must be the config of a backbone or the name of a network, got "
+            f"{type(backbone).__name__}"
+        )
     else:
         known = next(published_weights(backbone), None)
     if known is None:
@@ -123,9 +129,7 @@ def published_file(source: str, arch: str | None = None) -> Checkpoint | None:
         arch: The network that it is for.
     """
     name = PurePosixPath(unquote(urlparse(source).path)).name
-    known = by_url(source) or _first(
-        c for c in CATALOGUE if c.url is not None and c.url.endswith(f"/{name}")
-    )
+    known = by_url(source) or _first(c for c in CATALOGUE if c.file_name == name)
     if known is not None or not is_local(source):
         return known
     of_arch = [c for c in CATALOGUE if c.arch == arch and c.sha256_prefix]

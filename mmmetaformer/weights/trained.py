@@ -118,6 +118,11 @@ def rename_part(
         fused = not any(hasattr(module, "fused") for module in part.modules())
         if fused and layouts and "FFNet" in layouts[0].name:
             hint = "; load them before switch_to_deploy"
+        elif source and not inside:
+            hint = (
+                ". A file of a backbone alone or of a classifier is for the backbone's init_cfg="
+                "dict(type='Pretrained', checkpoint=...)"
+            )
         elif source:
             hint = (
                 ". What is to start anew is named by this part's init_cfg="

@@ -138,7 +138,7 @@ def test_train_test_and_published_files(config, tmp_path):
 
     torch.save({**published(state), "head.fc3.weight": torch.zeros(1)}, tmp_path / "more.pth")
     output = python_tool("test.py", path, "more.pth", cwd=tmp_path, fails=True)
-    assert "error: " in output and "1 unexpected: head.fc3.weight" in output
+    assert "error: more.pth: " in output and "1 unexpected: head.fc3.weight" in output
     assert "Traceback" not in output
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from safetensors.torch import save_file
 
 from mmmetaformer import (
     ConvFormer,
@@ -20,11 +21,14 @@ from mmmetaformer import (
     list_checkpoints,
 )
 from mmmetaformer.backbones.factory import build_backbone
+from mmmetaformer.backbones.variants import VARIANTS
 from mmmetaformer.engine import preflight
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.weights import WeightsError, read_checkpoint
+from mmmetaformer.weights import WeightsError, export_state_dict, read_checkpoint
 from mmmetaformer.weights.catalogue import list_trained
+from mmmetaformer.weights.files import cached_path
 from mmmetaformer.weights.layouts import LAYOUTS
+from mmmetaformer.weights.statistics import published_file
 
 ROOT = Path(__file__).resolve().parents[2]
 FFNET = "https://github.com/ysj9909/FFNet/releases/download/v1.0"
@@ -33,21 +37,15 @@ FFNET = "https://github.com/ysj9909/FFNet/releases/download/v1.0"
 def test_rows_are_consistent():
     rows = list_checkpoints()
     assert len({(row.arch, row.tag) for row in rows}) == len(rows) == 146
-    urls = [row.url for row in rows if row.url is not None]
-    assert len(set(urls)) == len(urls) == 93
+    urls = [row.url for row in rows]
+    assert len(set(urls)) == len(urls)
     # In one folder no file takes another's place.
-    assert len({Path(url).name for url in urls}) == len(urls)
+    assert len({row.file_name for row in rows}) == len(urls)
     assert {row.arch for row in rows} <= set(list_archs())
     assert {row.layout for row in rows} <= {layout.name for layout in LAYOUTS}
     assert {row.image_size for row in rows} == {224, 256, 384, None}
     assert all(url.startswith("https://") for url in urls)
-    assert all(row.url or row.hub_id for row in rows)
     assert {row.family for row in rows if row.layout == "FFNet_seg"} == {"ffnet"}
-
-
-def test_every_default_can_be_fetched():
-    for arch in {row.arch for row in list_checkpoints()}:
-        assert find_checkpoint(arch).url is not None
 
 
 def test_timms_files_are_what_timm_says_of_them():
@@ -56,11 +54,13 @@ def test_timms_files_are_what_timm_says_of_them():
     archs = [
         f"{prefix}*" for prefix in ("poolformer", "convformer", "caformer", "convmixer", "mixer_")
     ]
+    file_name = timm.models._hub.HF_SAFE_WEIGHTS_NAME
     theirs = {}
     for name in timm.list_models(archs, pretrained=True):
         cfg = timm.models.get_pretrained_cfg(name)
         bytes_ = (tuple(255 * value for value in values) for values in (cfg.mean, cfg.std))
-        theirs[f"timm/{name}"] = (cfg.input_size[-1], *bytes_, cfg.url or None)
+        hub = f"https://huggingface.co/{cfg.hf_hub_id}/resolve/main/{file_name}"
+        theirs[f"timm/{name}"] = (cfg.input_size[-1], *bytes_, cfg.url or hub)
     ours = {row.hub_id: row for row in list_checkpoints() if row.hub_id}
     assert set(ours) == set(theirs)
     for hub_id, (size, mean, std, url) in theirs.items():
@@ -71,13 +71,24 @@ def test_timms_files_are_what_timm_says_of_them():
         assert re.sub("^mixer_", "mlp_mixer_", re.sub("_224$|_ks9_p14$", "", name)) == row.arch
 
 
-def test_a_file_without_an_address_says_where_it_is():
-    (row,) = (r for r in list_checkpoints("caformer_s18") if r.tag == "timm_384_in1k")
-    assert (row.url, row.hub_id) == (None, "timm/caformer_s18.sail_in1k_384")
+def test_files_of_timms_hub_have_names_of_their_own(tmp_path, monkeypatch, randomize):
+    """There, all have one. A copy that is put into the folder is found, and told by its name."""
+    monkeypatch.setenv("MMMETAFORMER_WEIGHTS", str(tmp_path))
+    row = find_checkpoint("caformer_s18", "timm_384_in1k")
+    assert row.url.endswith("/timm/caformer_s18.sail_in1k_384/resolve/main/model.safetensors")
     assert (row.image_size, row.layout, row.sha256_prefix) == (384, "timm MetaFormer", None)
-    message = "get model.safetensors of timm/caformer_s18.sail_in1k_384 from timm's model hub"
-    with pytest.raises(ValueError, match=message):
-        build_backbone("caformer_s18", pretrained="timm_384_in1k")
+    path = tmp_path / "caformer_s18.sail_in1k_384.safetensors"
+    assert cached_path(row.url) == path
+    assert published_file(str(path)) is row and published_file(row.url) is row
+
+    small = {**VARIANTS["poolformer_s12"], "depths": (1,) * 4, "dims": (8,) * 4}
+    monkeypatch.setitem(VARIANTS, "poolformer_s12", small)
+    source = randomize(build_backbone("poolformer_s12", out_norm_cfg=None))
+    state = export_state_dict(source.state_dict(), "timm")
+    save_file(state, tmp_path / "poolformer_s12.sail_in1k.safetensors")
+    loaded = create_backbone("poolformer_s12", out_norm_cfg=None, pretrained="timm_in1k")
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
 # Detectors and segmentors

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import runpy
 import uuid
 from collections import OrderedDict
@@ -205,7 +206,7 @@ def test_containers(door, container, tmp_path, monkeypatch):
     check_loaded(door, tmp_path / "file.pth", monkeypatch)
 
 
-# Files of the catalogue, which a tag names, are no such files.
+# The file of the tag is a .pth.tar.
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "pretrained="])
 def test_safetensors(door, tmp_path, monkeypatch):
     save_file(DOORS[door].state(), tmp_path / "file.safetensors")
@@ -251,6 +252,11 @@ def with_code(path: Path, state: State, prefix: str) -> None:
     torch.save(dict(state_dict=state, hook=Malicious(path.with_name("owned"))), path)
 
 
+def pickled(path: Path, state: State, prefix: str) -> None:
+    """Not by torch: in a protocol that it does not write."""
+    path.write_bytes(pickle.dumps(dict(state_dict=state, hook=Malicious(path.with_name("owned")))))
+
+
 def changed(change: Callable[[State], State]) -> Callable:
     """A file with other weights of the backbone."""
 
@@ -287,7 +293,9 @@ BIAS, WEIGHT = "stages.2.0.mlp.fc1.bias", "stages.2.0.mlp.fc1.weight"
 UNREADABLE = {
     "truncated": Wrong("it is cut off", truncated),
     "empty": Wrong("it is empty", bytes_of(b"")),
-    "text": Wrong("it is none", bytes_of(b"no checkpoint at all")),
+    "text": Wrong("it is none that torch.save wrote", bytes_of(b"no checkpoint at all")),
+    "an answer": Wrong("it is none that torch.save wrote", bytes_of(b'{"message": "no"}')),
+    "pickle": Wrong("it is none that torch.save wrote", pickled),
     "web page": Wrong("it is a web page", bytes_of(b"\n<!DOCTYPE html><html>404</html>")),
     "code": Wrong("it was not loaded", with_code),
     "no weights": Wrong(

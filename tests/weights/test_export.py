@@ -429,6 +429,23 @@ def test_wrong_targets_and_sources(checkpoints):
         export_state_dict(state | {"stranger": torch.zeros(1)}, "timm")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: torch.full_like(tensor, float("nan")), "holds NaN or infinite values"),
+        (lambda tensor: tensor / 0, "holds NaN or infinite values"),
+        (Tensor.long, "is of torch.int64, where numbers of torch.float32 belong"),
+    ],
+)
+@pytest.mark.parametrize("key", ["network.2.0.mlp.fc1.weight", "head.weight"])
+def test_values_that_nothing_would_load(key, change, message, checkpoints):
+    """As every other door; the counts of BatchNorm are whole numbers (``ffnet`` above)."""
+    state = checkpoints["poolformer"].state()
+    state[key] = change(state[key])
+    with pytest.raises(WeightsError, match=f"unusable values in the source: {key} {message}"):
+        export_state_dict(state, "timm")
+
+
 @pytest.mark.parametrize("name", ["custom", "custom of one stride"])
 def test_networks_of_ones_own(name, randomize):
     """What nobody published goes through our layout, prefixes and wrappers aside."""
@@ -477,6 +494,8 @@ def test_command(tmp_path, checkpoints):
     bare = run(str(tmp_path / "back.pth"), str(tmp_path / "bare.pth"), "--to", "mmmetaformer",
                "--drop-classifier")  # fmt: skip
     assert "left out 8 of the source: head.fc1.bias, " in bare.stdout
+    # Others may read all of them who may read any.
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
     assert set(read_checkpoint(tmp_path / "bare.pth")) == set(published.names())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "back.pth", "bare.pth", "caformer.pth", "timm.safetensors"]  # fmt: skip

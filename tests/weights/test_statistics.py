@@ -69,6 +69,12 @@ def test_of_what_nothing_is_known(backbone, message):
         data_preprocessor_for(backbone)
 
 
+@pytest.mark.parametrize("backbone", [None, ["mlp_mixer_b16"], torch.nn.Identity()])
+def test_what_is_no_backbone(backbone):
+    with pytest.raises(TypeError, match=f"name of a network, got {type(backbone).__name__}"):
+        data_preprocessor_for(backbone)
+
+
 def test_in_a_config_file(tmp_path):
     """As its documentation has it: below a base, and as it is written into a work folder."""
     (tmp_path / "base.py").write_text(f"model = dict(data_preprocessor=dict(pad=32, **{IMAGENET}))")

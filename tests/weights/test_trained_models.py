@@ -737,6 +737,10 @@ def test_a_file_without_the_part(olds, tmp_path):
     heads = {name: t for name, t in state.items() if not name.startswith("backbone.")}
     with pytest.raises(WeightsError, match=r"backbone\.\* of .*file.pth: there is none of its"):
         load_checkpoint(model, saved(tmp_path, heads))
+    # An ImageNet file, where that of a segmentor belongs.
+    alone = {n.removeprefix("backbone."): t for n, t in state.items() if n not in heads}
+    with pytest.raises(WeightsError, match="a backbone alone .* is for the backbone's init_cfg="):
+        load_checkpoint(model, saved(tmp_path, alone))
     # On purpose, by a dict in memory.
     model.load_state_dict(heads, strict=False)
     assert held_like(model, state) == heads.keys()
