@@ -82,7 +82,7 @@ def normalize_backward(grad: Tensor, n: Tensor, rstd: Tensor, dtype: torch.dtype
     """Gradient by the ``x`` of :func:`normalize`, of which ``n`` is the result, through the
     statistics, too; in ``dtype``."""
     grad, n = grad.to(wide(grad.dtype)), n.to(wide(n.dtype))
-    along = per_image(_dot(grad, n) / n[0].numel() * rstd)
+    along = per_image(_dot(grad, n) / n.shape[1:].numel() * rstd)
     level = per_image(grad.mean((1, 2, 3)) * rstd)
     return (n * -along).addcmul_(grad, per_image(rstd)).sub_(level).to(dtype)
 
@@ -123,7 +123,7 @@ def pool_residual_backward(
     ``factor`` is proportional to ``rstd``, which depends on ``x``: the first gradient includes
     that.
     """
-    dtype, count = x.dtype, x[0].numel()
+    dtype, count = x.dtype, x.shape[1:].numel()
     grad, x = grad.to(wide(grad.dtype)), x.to(wide(x.dtype))
     # The transposed average: each pixel hands its gradient to its window in equal parts.
     spread = grad * _one_over_window(x, pool_size)
