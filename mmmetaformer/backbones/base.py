@@ -21,6 +21,7 @@ from ..fused import (
     has_fused_form,
     resolve_fused,
     run_fused_norm,
+    run_plain_norm,
 )
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
@@ -110,7 +111,7 @@ class Backbone(PublishedNames, BaseModule):
         """An emitted map behind its norm."""
         norm = self.out_norm(index)
         fused = run_fused_norm(norm, x, self.fused_path) if self._channels_last else None
-        return norm(x) if fused is None else fused
+        return run_plain_norm(norm, x) if fused is None else fused
 
     def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """The maps as necks and heads take them: contiguous.

@@ -15,6 +15,7 @@ from .select import (
     resolve_fused,
     run_fused,
     run_fused_norm,
+    run_plain_norm,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "resolve_fused",
     "run_fused",
     "run_fused_norm",
+    "run_plain_norm",
 ]

@@ -90,6 +90,23 @@ def run_fused_norm(norm: nn.Module, x: Tensor, fused: bool | str) -> Tensor | No
     return norm_map(norm, x, _backend(fused))
 
 
+def run_plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm by its own module, of a map as the fused path lays it out.
+
+    torch's GroupNorm of a channels_last map on the CPU subtracts squares, which leaves no digits
+    when the mean is large. A number that all values of an image share changes nothing of the
+    result, so that the mean is taken off first.
+    """
+    if (
+        isinstance(norm, nn.GroupNorm)
+        and (x.device.type, x.dtype) == ("cpu", torch.float32)
+        and functions_run()
+        and not (x.is_contiguous() or torch.compiler.is_compiling() or _is_watched(norm))
+    ):
+        x = x - x.detach().mean((1, 2, 3), keepdim=True)
+    return norm(x)
+
+
 def _backend(fused: bool | str) -> str:
     return "triton" if fused == "triton" else "torch"
 
