@@ -14,7 +14,15 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..fused import Contiguous, check_fused, has_fused_form, resolve_fused, run_fused_norm
+from ..fused import (
+    Contiguous,
+    check_fused,
+    functions_run,
+    has_fused_form,
+    resolve_fused,
+    run_fused_norm,
+    run_plain_norm,
+)
 from ..layers import build_norm, checkpoint_block, switch_to_deploy
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
@@ -76,6 +84,7 @@ class Backbone(PublishedNames, BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.fused_path = resolve_fused(fused)
+        self._channels_last = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -102,7 +111,7 @@ class Backbone(PublishedNames, BaseModule):
         """An emitted map behind its norm."""
         norm = self.out_norm(index)
         fused = run_fused_norm(norm, x, self.fused_path) if self._channels_last else None
-        return norm(x) if fused is None else fused
+        return run_plain_norm(norm, x) if fused is None else fused
 
     def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """The maps as necks and heads take them: contiguous.
@@ -110,9 +119,14 @@ class Backbone(PublishedNames, BaseModule):
         Norms over channels leave maps whose channels are innermost in memory, convolutions hand
         that on, and mmcv's RoIAlign reads such a map as if they were not: noise, without an error.
         """
-        if self._channels_last and torch.is_grad_enabled():
-            return tuple(Contiguous.apply(level) for level in levels)
-        return tuple(level.contiguous() for level in levels)
+        by_function = self._channels_last and torch.is_grad_enabled() and functions_run()
+        # A map that a function hands on as it is must not be changed in place; heads may do so.
+        return tuple(
+            Contiguous.apply(level)
+            if by_function and not level.is_contiguous()
+            else level.contiguous()
+            for level in levels
+        )
 
     def _use_fused(self) -> None:
         """Of the blocks, once they are built."""
@@ -123,7 +137,7 @@ class Backbone(PublishedNames, BaseModule):
     def lay_out(self, image: Tensor) -> Tensor:
         """The image in the memory format that the fused path is fast in: channels_last. Whatever
         follows keeps it."""
-        if not self._channels_last:
+        if not self._channels_last or not functions_run():
             return image
         return image.contiguous(memory_format=torch.channels_last)
 

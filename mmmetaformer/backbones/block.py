@@ -7,7 +7,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..fused import Half, resolve_fused, run_fused
+from ..fused import Half, resolve_fused, run_fused, run_plain_norm
 from ..layers import ChannelScale, build_norm
 from ..registry import CHANNEL_MIXERS, TOKEN_MIXERS, build_part, with_defaults
 
@@ -118,7 +118,7 @@ def plain(half: Half, x: Tensor) -> Tensor:
     Raises:
         ValueError: If the mixer does not keep (B, C, H, W).
     """
-    branch = half.mixer(half.norm(x))
+    branch = half.mixer(run_plain_norm(half.norm, x))
     if branch.shape != x.shape:  # it might broadcast, and train on
         raise ValueError(
             f"{half.name} {type(half.mixer).__name__} mapped {tuple(x.shape)} to "

@@ -8,16 +8,26 @@ form (``halves.py``) runs as a few differentiable functions (``functions.py``) m
 from .functions import Contiguous
 from .halves import TABLE, Half
 from .primitives import implementation
-from .select import check_fused, has_fused_form, resolve_fused, run_fused, run_fused_norm
+from .select import (
+    check_fused,
+    functions_run,
+    has_fused_form,
+    resolve_fused,
+    run_fused,
+    run_fused_norm,
+    run_plain_norm,
+)
 
 __all__ = [
     "TABLE",
     "Contiguous",
     "Half",
     "check_fused",
+    "functions_run",
     "has_fused_form",
     "implementation",
     "resolve_fused",
     "run_fused",
     "run_fused_norm",
+    "run_plain_norm",
 ]

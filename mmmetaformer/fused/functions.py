@@ -517,6 +517,7 @@ def _has_fast_product(*maps: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and all(
             part.device.type == "cpu"
+            and part.numel() > 0
             and part.dtype == torch.float32
             and part.is_contiguous(memory_format=torch.channels_last)
             for part in maps

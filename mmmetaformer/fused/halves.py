@@ -67,8 +67,41 @@ def norm_name(norm: nn.Module) -> str | None:
     return "position" if type(norm) is LayerNorm2d else None
 
 
-def _is_convolution(*modules: nn.Module) -> bool:
-    return all(type(module) is nn.Conv2d for module in modules)
+# What the fused forms take for granted of parts that somebody may have replaced or changed.
+
+
+def _is_pointwise(*modules: nn.Module) -> bool:
+    return all(
+        type(conv) is nn.Conv2d
+        and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (1, 1), (0, 0))
+        and conv.groups == 1
+        for conv in modules
+    )
+
+
+def _is_depthwise(conv: nn.Module) -> bool:
+    if type(conv) is not nn.Conv2d:
+        return False
+    side = conv.kernel_size[0]
+    return (
+        conv.in_channels == conv.out_channels == conv.groups
+        and conv.kernel_size == (side, side)
+        and conv.padding == (side // 2, side // 2)
+        and conv.padding_mode == "zeros"
+        and (conv.stride, conv.dilation) == ((1, 1), (1, 1))
+        and side % 2 == 1
+    )
+
+
+def _is_centred_average(pool: nn.Module) -> bool:
+    return (
+        type(pool) is nn.AvgPool2d
+        and isinstance(pool.kernel_size, int)
+        and (pool.stride, pool.padding) == (1, pool.kernel_size // 2)
+        and pool.kernel_size % 2 == 1
+        and not pool.count_include_pad
+        and pool.divisor_override is None
+    )
 
 
 def _has_known_scales(half: Half) -> bool:
@@ -81,7 +114,7 @@ def _has_known_scales(half: Half) -> bool:
 def _is_pooling(half: Half) -> bool:
     return (
         type(half.mixer) is Pooling
-        and type(half.mixer.pool) is nn.AvgPool2d
+        and _is_centred_average(half.mixer.pool)
         and norm_name(half.norm) == "image"
         and half.norm.weight is not None
         and half.residual
@@ -93,7 +126,7 @@ def _is_mlp(half: Half) -> bool:
     return (
         type(mixer) is Mlp
         and norm_name(half.norm) is not None
-        and _is_convolution(mixer.fc1, mixer.fc2)
+        and _is_pointwise(mixer.fc1, mixer.fc2)
         and _act_name(mixer.act) is not None
     )
 
@@ -107,7 +140,8 @@ def _is_sepconv(half: Half) -> bool:
     return (
         type(mixer) is SepConv
         and norm_name(half.norm) is not None
-        and _is_convolution(mixer.pwconv1, mixer.dwconv, mixer.pwconv2)
+        and _is_pointwise(mixer.pwconv1, mixer.pwconv2)
+        and _is_depthwise(mixer.dwconv)
         and _act_name(mixer.act1) is not None
     )
 

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 aten = torch.ops.aten
 
+_POSITIONS = 2048  # that a sum in float32 runs over
+
 # Modules with the functions below.
 _IMPLEMENTATIONS = {"torch": __name__, "triton": "mmmetaformer.fused.kernels"}
 
@@ -64,13 +66,25 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     # On the CPU, var_mean runs without vector instructions, and GroupNorm's own statistics of a
     # channels_last map subtract squares, which leaves no digits when the mean is large.
     if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
-        channels = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in x.split(1)]
-        means, variances = (torch.stack(parts) for parts in zip(*channels, strict=True))
-        mean = means.mean(1)
-        variance = variances.mean(1) + means.var(1, correction=0)
+        pairs = [_moments_of_image(image) for image in x.split(1)]
+        mean, variance = (torch.stack(values) for values in zip(*pairs, strict=True))
     else:
         variance, mean = torch.var_mean(x, (1, 2, 3), correction=0)
     return mean, (variance + eps).rsqrt()
+
+
+def _moments_of_image(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of (1, C, H, W), by BatchNorm's statistics of each channel."""
+    rows = image.shape[2]
+    # Of a channels_last map these add up position after position, and lose digits in long sums.
+    if not image.is_contiguous():
+        rows = max(1, _POSITIONS // image.shape[3])
+    parts = image.split(rows, 2)
+    channels = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
+    means, variances = (torch.stack(values) for values in zip(*channels, strict=True))
+    weights = means.new_tensor([part.shape[2] / image.shape[2] for part in parts])
+    mean = (weights * means.mean(1)).sum()  # no product of matrices: autocast would take it
+    return mean, (weights * (variances + (means - mean).square()).mean(1)).sum()
 
 
 def normalize(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
@@ -82,7 +96,7 @@ def normalize_backward(grad: Tensor, n: Tensor, rstd: Tensor, dtype: torch.dtype
     """Gradient by the ``x`` of :func:`normalize`, of which ``n`` is the result, through the
     statistics, too; in ``dtype``."""
     grad, n = grad.to(wide(grad.dtype)), n.to(wide(n.dtype))
-    along = per_image(_dot(grad, n) / n[0].numel() * rstd)
+    along = per_image(_dot(grad, n) / n.shape[1:].numel() * rstd)
     level = per_image(grad.mean((1, 2, 3)) * rstd)
     return (n * -along).addcmul_(grad, per_image(rstd)).sub_(level).to(dtype)
 
@@ -123,7 +137,7 @@ def pool_residual_backward(
     ``factor`` is proportional to ``rstd``, which depends on ``x``: the first gradient includes
     that.
     """
-    dtype, count = x.dtype, x[0].numel()
+    dtype, count = x.dtype, x.shape[1:].numel()
     grad, x = grad.to(wide(grad.dtype)), x.to(wide(x.dtype))
     # The transposed average: each pixel hands its gradient to its window in equal parts.
     spread = grad * _one_over_window(x, pool_size)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from .halves import TABLE, Half, Row, norm_map
@@ -71,10 +72,9 @@ def run_fused(halves: Sequence[Half], x: Tensor, fused: bool | str) -> tuple[int
     Returns:
         How many halves that is and what they make of ``x``; None where the first has to run plain.
         That is where it has no fused form; where a hook or a replaced ``forward`` waits for a
-        module that the fused form leaves out; while a model is traced or transformed by
-        ``torch.func``.
+        module that the fused form leaves out; where :func:`functions_run` says no.
     """
-    if not fused or not _runs_functions(x):
+    if not fused or x.dim() != 4 or not functions_run():
         return None
     for row in TABLE:
         if row.fits(halves) and not any(map(_is_watched, _left_out(halves, row))):
@@ -85,9 +85,26 @@ def run_fused(halves: Sequence[Half], x: Tensor, fused: bool | str) -> tuple[int
 
 def run_fused_norm(norm: nn.Module, x: Tensor, fused: bool | str) -> Tensor | None:
     """The norm of a map, contiguous, as :func:`run_fused` does it for a half."""
-    if not fused or not _runs_functions(x) or _is_watched(norm):
+    if not fused or not functions_run() or _is_watched(norm):
         return None
     return norm_map(norm, x, _backend(fused))
+
+
+def run_plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm by its own module, of a map as the fused path lays it out.
+
+    torch's GroupNorm of a channels_last map on the CPU subtracts squares, which leaves no digits
+    when the mean is large. A number that all values of an image share changes nothing of the
+    result, so that the mean is taken off first.
+    """
+    if (
+        isinstance(norm, nn.GroupNorm)
+        and (x.device.type, x.dtype) == ("cpu", torch.float32)
+        and functions_run()
+        and not (x.is_contiguous() or torch.compiler.is_compiling() or _is_watched(norm))
+    ):
+        x = x - x.detach().mean((1, 2, 3), keepdim=True)
+    return norm(x)
 
 
 def _backend(fused: bool | str) -> str:
@@ -110,8 +127,10 @@ def _is_watched(module: nn.Module) -> bool:
     )
 
 
-def _runs_functions(x: Tensor) -> bool:
-    """Whether autograd's custom functions may stand in for operators here."""
+def functions_run() -> bool:
+    """Whether autograd's custom functions may stand in for operators now: not while a model is
+    traced, exported, transformed by ``torch.func`` or differentiated in forward mode, nor while
+    hooks wait for all modules."""
     if torch.jit.is_tracing() or torch.compiler.is_exporting() or _has_any_global_hook():
         return False
-    return x.dim() == 4 and not torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()

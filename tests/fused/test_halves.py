@@ -299,6 +299,44 @@ def test_a_subclass_runs_plain():
     assert not has_fused_form(next(block.halves()))
 
 
+@pytest.mark.parametrize(
+    ("kind", "part", "attribute", "value"),
+    [
+        ("poolformer", "pool", "count_include_pad", True),
+        ("poolformer", "pool", "divisor_override", 4),
+        ("poolformer", "pool", "padding", 0),
+        ("convformer", "dwconv", "padding_mode", "circular"),
+        ("convformer", "dwconv", "dilation", (2, 2)),
+        ("convformer", "dwconv", "padding", "same"),
+        ("convformer", "pwconv1", "stride", (2, 2)),
+    ],
+)
+def test_other_settings_run_plain(kind, part, attribute, value):
+    block = make(kind)
+    assert has_fused_form(next(block.halves()))
+    setattr(getattr(block.token_mixer, part), attribute, value)
+    assert not has_fused_form(next(block.halves()))
+
+
+@pytest.mark.parametrize("part", ["fc1", "fc2"])
+def test_a_larger_kernel_runs_plain(part):
+    block = make("poolformer")
+    old = getattr(block.mlp, part)
+    setattr(block.mlp, part, nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1))
+    assert not has_fused_form(tuple(block.halves())[1])
+
+
+@pytest.mark.parametrize("norm", [GN, dict(type="GN", num_groups=2), dict(type="MLN")])
+def test_large_mean_in_a_plain_half(norm):
+    """A fused network hands it channels_last maps, of which torch's GroupNorm is far off."""
+    block = MetaFormerBlock(DIM, dict(type="identity"), None, norm, {})
+    x = (image((16, 16)) + 1e3).contiguous(memory_format=torch.channels_last)
+    exact = run(copy.deepcopy(block).double(), x)
+    found = run(block, x.float())
+    assert error(found["output"] - 1e3, exact["output"] - 1e3) < 1e-3
+    assert error(found["x"], exact["x"]) < 1e-3
+
+
 def test_traced_and_transformed_models_run_plain():
     block = make("poolformer").eval()
     traced = torch.jit.trace(block, image())

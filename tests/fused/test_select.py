@@ -1,7 +1,10 @@
 """The switch: argument, environment variable, and what it changes of a network."""
 
+import io
+
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from mmmetaformer.backbones import CAFormer, FFNet, MetaFormer, MlpMixer, PoolFormer
 from mmmetaformer.fused import resolve_fused, run_fused
@@ -95,6 +98,93 @@ def test_output_norm_of_a_large_mean(randomize):
     x = (torch.randn(1, 8, 16, 16) + 1e3).contiguous(memory_format=torch.channels_last)
     exact = torch.nn.functional.group_norm(x.double(), 1)
     torch.testing.assert_close(fused.normalized(0, x).double(), exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def pair(randomize):
+    """A network in its fused and in its plain form."""
+    fused, plain = randomize(PoolFormer(SMALL)).double(), PoolFormer(SMALL, fused=False).double()
+    plain.load_state_dict(fused.state_dict())
+    return fused, plain
+
+
+def loss(model, x: torch.Tensor, parameters: dict) -> torch.Tensor:
+    levels = torch.func.functional_call(model, parameters, (x,))
+    return sum(level.square().sum() for level in levels)
+
+
+def test_torch_func(pair):
+    x = torch.randn(2, 3, 32, 32, dtype=torch.double)
+    per_image = [torch.func.vmap(lambda image, m=model: m(image[None])[3])(x) for model in pair]
+    torch.testing.assert_close(*per_image)
+    grads = [
+        torch.func.grad(lambda p, m=model: loss(m, x, p))(dict(model.named_parameters()))
+        for model in pair
+    ]
+    torch.testing.assert_close(*grads)
+
+
+def test_derivatives_in_forward_mode(pair):
+    x, direction = torch.randn(2, 1, 3, 32, 32, dtype=torch.double)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, direction)
+        tangents = [forward_ad.unpack_dual(model(dual)[3]).tangent for model in pair]
+    torch.testing.assert_close(*tangents)
+
+
+def test_tracing_and_export_need_nothing_of_this_package(pair):
+    fused, plain = (model.eval() for model in pair)
+    x = torch.randn(1, 3, 32, 32, dtype=torch.double)
+    stored = io.BytesIO()
+    torch.jit.save(torch.jit.trace(fused, x), stored)
+    stored.seek(0)
+    torch.testing.assert_close(torch.jit.load(stored)(x), plain(x))
+    torch.testing.assert_close(torch.export.export(fused, (x,)).module()(x), plain(x))
+
+
+@pytest.mark.parametrize("family", [PoolFormer, CAFormer])
+def test_emitted_maps_may_be_changed_in_place(family):
+    model = family(SMALL, token_mixers="pooling").double()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.double)
+    results = []
+    for add in (torch.Tensor.add_, torch.Tensor.add):
+        model.zero_grad()
+        sum(add(level, 1).square().sum() for level in model(x)).backward()
+        results.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("options", [dict(static_graph=True), dict(find_unused_parameters=True)])
+@pytest.mark.parametrize("with_cp", [False, True])
+def test_distributed_and_accumulated_gradients(tmp_path, randomize, options, with_cp):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        model = randomize(PoolFormer(SMALL, with_cp=with_cp)).double()
+        model(torch.zeros(1, 3, 32, 32, dtype=torch.double))
+        wrapped = torch.nn.parallel.DistributedDataParallel(model, **options)
+        images = torch.randn(2, 1, 3, 32, 32, dtype=torch.double)
+        for x in images:
+            sum(level.square().sum() for level in wrapped(x)).backward()
+        found = [parameter.grad.clone() for parameter in model.parameters()]
+    finally:
+        torch.distributed.destroy_process_group()
+    plain = PoolFormer(SMALL, fused=False).double()
+    plain.load_state_dict(model.state_dict())
+    for x in images:
+        sum(level.square().sum() for level in plain(x)).backward()
+    torch.testing.assert_close(found, [parameter.grad for parameter in plain.parameters()])
+
+
+@pytest.mark.parametrize("family", [PoolFormer, CAFormer])
+def test_an_empty_batch(family):
+    """As a process without an image has it."""
+    model = family(SMALL, token_mixers=["pooling", "sepconv", "identity", ATTENTION])
+    levels = model(torch.zeros(0, 3, 64, 64))
+    assert [tuple(level.shape) for level in levels] == [(0, 8, s, s) for s in (16, 8, 4, 2)]
+    sum(level.sum() for level in levels).backward()
+    assert all(torch.count_nonzero(parameter.grad) == 0 for parameter in model.parameters())
 
 
 def test_half_precision_models():
