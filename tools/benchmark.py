@@ -5,7 +5,7 @@ Runs any number of contenders in turns in one process (A B C A B C ...), after w
     python tools/benchmark.py poolformer_s12 --sizes 512 --contenders timm plain fused
     python tools/benchmark.py poolformer_s12 --sizes 256 512 1024 --max-exponent 1.05
     python tools/benchmark.py poolformer_s12 --sizes 800x1344 --batch-size 8 --device cuda
-        --dtype bfloat16 --contenders timm timm+compile fused fused+compile
+        --dtype bfloat16 --contenders timm timm+compile fused plain+compile
     python tools/benchmark.py ffnet_1 --works inference --contenders plain deploy
     python tools/benchmark.py CONFIG.py --works training --contenders plain fused --profile
 

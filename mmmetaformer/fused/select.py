@@ -130,7 +130,9 @@ def _is_watched(module: nn.Module) -> bool:
 def functions_run() -> bool:
     """Whether autograd's custom functions may stand in for operators now: not while a model is
     traced, exported, transformed by ``torch.func`` or differentiated in forward mode, nor while
-    hooks wait for all modules. Nor under ``torch.compile``, where ``is_exporting()`` is True."""
-    if torch.jit.is_tracing() or torch.compiler.is_exporting() or _has_any_global_hook():
+    hooks wait for all modules; nor under ``torch.compile``, which fuses the plain path itself."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    if torch.jit.is_tracing() or _has_any_global_hook():
         return False
     return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()

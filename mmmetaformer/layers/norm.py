@@ -30,7 +30,19 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(num_channels, eps, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._over_channels(x)
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def _over_channels(self, x: Tensor) -> Tensor:
+        """The same without a permutation, behind which inductor (of torch 2.11) cannot tell how
+        strides are ordered when the sizes of a compiled graph change."""
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(values, 1, correction=0, keepdim=True)
+        values = (values - mean) * (variance + self.eps).rsqrt() * self.weight.view(-1, 1, 1)
+        if self.bias is not None:
+            values = values + self.bias.view(-1, 1, 1)
+        return values.to(x.dtype)
 
 
 @MODELS.register_module(name=["MLN", "ModifiedLayerNorm"])

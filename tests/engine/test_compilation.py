@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch._dynamo.utils import counters
 
-from mmmetaformer import FFNet, PoolFormer
+from mmmetaformer import ConvFormer, FFNet, PoolFormer
 from mmmetaformer.engine.compilation import compile_backbones
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import allow_mmengine_checkpoints
@@ -55,6 +55,19 @@ def test_one_graph_serves_all_sizes_and_gives_the_same(graphs):
     assert 1 <= graphs() <= 2
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_inductor_takes_norms_over_channels_at_any_size(graphs):
+    """With a permutation in them it fails, at the first size already."""
+    torch.manual_seed(0)
+    backbone = ConvFormer(ARCH, out_indices=(0,))
+    plain = deepcopy(backbone)
+    compile_backbones(backbone, backend="inductor")
+    for image in images((64, 96), (96, 64)):
+        with torch.no_grad():
+            torch.testing.assert_close(backbone(image), plain(image), rtol=1e-4, atol=1e-4)
+    assert 1 <= graphs() <= 2
 
 
 def test_a_graph_per_size_where_that_is_asked_for(graphs):
@@ -181,7 +194,8 @@ def test_training_with_changing_sizes(train, graphs):
     hook = dict(type="mmmetaformer.engine.hooks.CompileBackboneHook", backend="aot_eager")
     found = train("compiled", [hook])
     few = graphs()
-    assert 2 <= few <= 4
+    # Torch asks whether sides are equal, and which of the CPU's convolutions to take.
+    assert 2 <= few <= 6
     expected = train("plain", [])
     assert graphs() == few
     for key in ("state_dict", "ema_state_dict"):

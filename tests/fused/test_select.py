@@ -196,7 +196,7 @@ def test_half_precision_models():
 
 
 @pytest.mark.parametrize("backbone", [PoolFormer, CAFormer])
-def test_compiles_as_one_graph(backbone):
+def test_the_plain_path_compiles_as_one_graph(backbone):
     mixers = {} if backbone is PoolFormer else dict(token_mixers="sepconv")
     model = backbone(SMALL, out_indices=(0,), **mixers).double()
     x = torch.randn(1, 3, 32, 32, dtype=torch.double)

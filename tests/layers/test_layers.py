@@ -53,6 +53,16 @@ def test_build_norm():
 
 
 @pytest.mark.parametrize("bias", [False, True])
+def test_a_compiled_layer_norm_is_the_same(bias, randomize):
+    norm = randomize(build_norm(dict(type="LN2d", bias=bias), 6))
+    x = torch.randn(2, 6, 4, 5) * 3 + 1e3
+    compiled = torch.compile(norm, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), norm(x), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(compiled.double()(x.double()), norm.double()(x.double()))
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("bias", [False, True])
 def test_layer_norm_over_channels(bias, randomize):
     """As torch's on the channels, position by position, in either memory layout."""
     norm = randomize(build_norm(dict(type="LN2d", bias=bias), 6))

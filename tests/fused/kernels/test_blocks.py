@@ -97,7 +97,8 @@ def test_a_block_on_the_kernels_is_the_plain_block(name, randomize, x, called) -
         torch.testing.assert_close(result, reference, rtol=1e-5, atol=2e-5)
 
 
-def test_a_block_on_the_kernels_compiles_to_one_graph(randomize, x) -> None:
+def test_a_block_that_asks_for_the_kernels_compiles_to_one_graph(randomize, x) -> None:
+    """Of the plain path."""
     block = make_block("PoolFormer", randomize, "triton")
     wanted = step(block, x)
     torch._dynamo.reset()
