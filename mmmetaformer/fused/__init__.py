@@ -8,7 +8,14 @@ form (``halves.py``) runs as a few differentiable functions (``functions.py``) m
 from .functions import Contiguous
 from .halves import TABLE, Half
 from .primitives import implementation
-from .select import check_fused, has_fused_form, resolve_fused, run_fused, run_fused_norm
+from .select import (
+    check_fused,
+    has_fused_form,
+    resolve_fused,
+    run_fused,
+    run_fused_downsampling,
+    run_fused_norm,
+)
 
 __all__ = [
     "TABLE",
@@ -19,5 +26,6 @@ __all__ = [
     "implementation",
     "resolve_fused",
     "run_fused",
+    "run_fused_downsampling",
     "run_fused_norm",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from .halves import TABLE, Half, Row, norm_map
+from .halves import TABLE, Half, Row, downsampled, is_downsampling, norm_map
 from .primitives import implementation
 
 VARIABLE = "MMMETAFORMER_FUSED"
@@ -88,6 +88,13 @@ def run_fused_norm(norm: nn.Module, x: Tensor, fused: bool | str) -> Tensor | No
     if not fused or not _runs_functions(x) or _is_watched(norm):
         return None
     return norm_map(norm, x, _backend(fused))
+
+
+def run_fused_downsampling(layer: nn.Module, x: Tensor, fused: bool | str) -> Tensor | None:
+    """What a layer between stages makes of a map, as :func:`run_fused` does it for a half."""
+    if not fused or not is_downsampling(layer) or not _runs_functions(x):
+        return None
+    return None if _is_watched(layer) or _is_watched(layer.conv) else downsampled(layer, x)
 
 
 def _backend(fused: bool | str) -> str:
