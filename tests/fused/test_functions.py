@@ -121,8 +121,10 @@ def test_contiguous_keeps_the_gradients_in_channels_last():
     inner.register_hook(grads.append)
     y = Contiguous.apply(inner)
     assert y.is_contiguous()
-    y.backward(torch.randn(2, 3, 4, 5))
+    grad = torch.randn(2, 3, 4, 5)
+    y.backward(grad)
     assert grads[0].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(grads[0], grad, rtol=0, atol=0)
 
 
 def test_second_derivatives_are_refused():
