@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.model import ModuleDict, ModuleList, Sequential
 from torch import Tensor, nn
 
+from ..fused import run_fused_downsampling
 from ..layers import PositionEmbedding
 from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, resolve_arch
@@ -134,7 +135,8 @@ class MetaFormer(Backbone):
         for index, (downsampling, blocks) in enumerate(
             zip(self.downsample_layers, self.stages, strict=True)
         ):
-            x = downsampling(x)
+            fused = run_fused_downsampling(downsampling, x, self.fused_path)
+            x = downsampling(x) if fused is None else fused
             if str(index) in self.pos_embeds:
                 x = self.pos_embeds[str(index)](x)
             for block in blocks:

@@ -14,6 +14,7 @@ from .select import (
     has_fused_form,
     resolve_fused,
     run_fused,
+    run_fused_downsampling,
     run_fused_norm,
     run_plain_norm,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "implementation",
     "resolve_fused",
     "run_fused",
+    "run_fused_downsampling",
     "run_fused_norm",
     "run_plain_norm",
 ]

@@ -14,16 +14,25 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from ..channel_mixers import Mlp
-from ..layers import ChannelScale, LayerNorm2d, ModifiedLayerNorm, SquaredReLU, StarReLU
+from ..layers import (
+    ChannelScale,
+    ConvDownsampling,
+    LayerNorm2d,
+    ModifiedLayerNorm,
+    SquaredReLU,
+    StarReLU,
+)
 from ..mixers.attention import Attention
 from ..mixers.pooling import Pooling
 from ..mixers.sepconv import SepConv
 from .functions import (
     ActLinear,
+    Convolution,
     Norm,
     NormLinear,
     PoolResidual,
     PoolResidualNormLinear,
+    has_fast_convolution,
 )
 from .primitives import wide
 
@@ -42,6 +51,9 @@ class Half(NamedTuple):
 
 # Of one half or two, a map and the name of the implementation of the primitives.
 Fused = Callable[..., Tensor]
+
+# Windows of fewer channels take longer to gather than oneDNN takes for the gradient.
+_FEWEST_CHANNELS = 16
 
 # Classes are compared exactly here: a subclass may compute something else.
 
@@ -212,6 +224,31 @@ def norm_map(norm: nn.Module, x: Tensor, backend: str) -> Tensor | None:
     if name is None:
         return None
     return Norm.apply(x, norm.weight, norm.bias, name, norm.eps, backend)
+
+
+def is_downsampling(layer: nn.Module) -> bool:
+    """Whether :func:`downsampled` knows a layer."""
+    return type(layer) is ConvDownsampling and type(layer.conv) is nn.Conv2d
+
+
+def downsampled(layer: ConvDownsampling, x: Tensor) -> Tensor:
+    """What a downsampling layer makes of a map, with a faster backward pass."""
+    return layer.post_norm(_convolved(layer.conv, layer.pre_norm(x)))
+
+
+def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    fits = (
+        conv.in_channels >= _FEWEST_CHANNELS
+        and max(conv.stride) > 1
+        and conv.groups == max(conv.dilation) == 1
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and torch.is_grad_enabled()
+        and has_fast_convolution(x, conv.weight)
+    )
+    if not fits:
+        return conv(x)
+    return Convolution.apply(x, conv.weight, conv.bias, conv.stride, conv.padding)
 
 
 def _norm_linear(norm: nn.Module, x: Tensor, linear: nn.Conv2d | nn.Linear, backend: str) -> Tensor:

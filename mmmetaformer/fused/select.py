@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from .halves import TABLE, Half, Row, norm_map
+from .halves import TABLE, Half, Row, downsampled, is_downsampling, norm_map
 from .primitives import implementation
 
 VARIABLE = "MMMETAFORMER_FUSED"
@@ -105,6 +105,13 @@ def run_plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
     ):
         x = x - x.detach().mean((1, 2, 3), keepdim=True)
     return norm(x)
+
+
+def run_fused_downsampling(layer: nn.Module, x: Tensor, fused: bool | str) -> Tensor | None:
+    """What a layer between stages makes of a map, as :func:`run_fused` does it for a half."""
+    if not fused or x.dim() != 4 or not is_downsampling(layer) or not functions_run():
+        return None
+    return None if _is_watched(layer) or _is_watched(layer.conv) else downsampled(layer, x)
 
 
 def _backend(fused: bool | str) -> str:

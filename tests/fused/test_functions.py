@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from mmmetaformer.fused.functions import ActLinear, Contiguous, Norm, NormLinear, PoolResidual
+from mmmetaformer.fused import functions
+from mmmetaformer.fused.functions import (
+    ActLinear,
+    Contiguous,
+    Convolution,
+    Norm,
+    NormLinear,
+    PoolResidual,
+)
 from mmmetaformer.fused.primitives import ACTIVATIONS
 
 SHAPE = (2, 3, 4, 5)
@@ -65,6 +73,47 @@ def test_act_linear(act, depthwise, full):
     gradcheck(ActLinear.apply, (*inputs, act, False, "torch", *numbers))
 
 
+GEOMETRIES = [  # kernel, stride, padding
+    ((3, 3), (2, 2), (1, 1)),
+    ((2, 3), (1, 2), (0, 2)),
+    ((4, 4), (4, 4), (0, 0)),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), GEOMETRIES)
+def test_convolution(layout, full, kernel, stride, padding):
+    bias = leaf(4) if full else None
+    gradcheck(Convolution.apply, (image(layout), leaf(4, 3, *kernel), bias, stride, padding))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 14)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), GEOMETRIES)
+def test_convolution_by_products_over_windows(monkeypatch, size, kernel, stride, padding):
+    if not functions.has_fast_convolution(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)):
+        pytest.skip("this torch has no oneDNN")
+    products = []
+    product = functions._product_over_windows
+    monkeypatch.setattr(
+        functions, "_product_over_windows", lambda *args: products.append(1) or product(*args)
+    )
+    x = torch.randn(2, 5, *size).contiguous(memory_format=torch.channels_last)
+    inputs = [x, torch.randn(7, 5, *kernel), torch.randn(7)]
+
+    def results(function, dtype):
+        leaves = [value.detach().to(dtype).requires_grad_() for value in inputs]
+        y = function(*leaves, stride, padding)
+        y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype))
+        return [value.float() for value in (y, *(leaf.grad for leaf in leaves))]
+
+    found = results(Convolution.apply, torch.float)
+    assert products == [1]
+    torch.testing.assert_close(
+        found, results(torch.nn.functional.conv2d, torch.double), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_contiguous_keeps_the_gradients_in_channels_last():
     x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
     grads = []
@@ -72,8 +121,10 @@ def test_contiguous_keeps_the_gradients_in_channels_last():
     inner.register_hook(grads.append)
     y = Contiguous.apply(inner)
     assert y.is_contiguous()
-    y.backward(torch.randn(2, 3, 4, 5))
+    grad = torch.randn(2, 3, 4, 5)
+    y.backward(grad)
     assert grads[0].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(grads[0], grad, rtol=0, atol=0)
 
 
 def test_second_derivatives_are_refused():

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmmetaformer.backbones import MetaFormerBlock
 from mmmetaformer.engine.complexity import saved_for_backward
-from mmmetaformer.fused import has_fused_form, run_fused
+from mmmetaformer.fused import functions, has_fused_form, run_fused
 
 DIM = 8
 GN = dict(type="GN", num_groups=1)
@@ -118,6 +118,19 @@ def test_number_of_fused_halves(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_fused_equals_plain(kind):
     assert_same(make(kind, drop_path_rate=0.5), image())
+
+
+@pytest.mark.parametrize("kind", ["poolformer", "poolformerv2"])
+def test_large_maps_are_pooled_again(monkeypatch, kind):
+    block, x = make(kind), image().requires_grad_()
+    sizes = []
+    for limit in (2**19, 0):
+        monkeypatch.setattr(functions, "_SMALL", limit)
+        assert_same(make(kind, drop_path_rate=0.5), image())
+        with saved_for_backward() as saved:
+            block(x)
+        sizes.append(saved.total(block))
+    assert sizes[0] - sizes[1] == x.numel() * x.element_size()
 
 
 @pytest.mark.parametrize("kind", ["poolformer", "poolformerv2", "convformer", "caformer"])

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import forward_ad
 
 from mmmetaformer.backbones import CAFormer, FFNet, MetaFormer, MlpMixer, PoolFormer
-from mmmetaformer.fused import resolve_fused, run_fused
+from mmmetaformer.fused import resolve_fused, run_fused, run_fused_downsampling
 
 ATTENTION = dict(type="attention", head_dim=4)
 SMALL = dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
@@ -81,6 +81,32 @@ def test_networks_equal_the_plain_ones(randomize, family, options, size):
     results = [outputs_and_gradients(backbone, x) for backbone in (fused, plain)]
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-8)
     assert all(level.is_contiguous() for level in fused(x))
+
+
+def test_float32_gradients_of_the_convolutions_between_stages(randomize):
+    wide = dict(SMALL, dims=[16, 16, 16, 16])
+    fused = randomize(CAFormer(wide, token_mixers="pooling"))
+    plain = CAFormer(wide, token_mixers="pooling", fused=False).double()
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 3, 50, 70)
+    outputs_and_gradients(fused, x), outputs_and_gradients(plain, x.double())
+    for layer, exact in zip(fused.downsample_layers, plain.downsample_layers, strict=True):
+        for name, parameter in layer.named_parameters():
+            expected = exact.get_parameter(name).grad
+            assert (parameter.grad - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("part", ["", "conv"])
+def test_a_hook_makes_a_downsampling_run_plain(part):
+    backbone = PoolFormer(dict(SMALL, dims=[16, 16, 16, 16]))
+    layer, x = backbone.downsample_layers[1], torch.randn(1, 16, 8, 8)
+    seen = []
+    handle = layer.get_submodule(part).register_forward_hook(lambda *args: seen.append(part))
+    assert run_fused_downsampling(layer, x, "auto") is None
+    backbone(torch.randn(1, 3, 32, 32))
+    assert seen == [part]
+    handle.remove()
+    torch.testing.assert_close(run_fused_downsampling(layer, x, "auto"), layer(x))
 
 
 def test_isotropic_network(randomize):
