@@ -202,8 +202,10 @@ def _poolformer(names: Iterable[str]) -> dict[str, str | None]:
         stage += kinds[index] == "proj"
         prefix = dict(stage="stages", proj="downsample_layers", pos_embed="pos_embeds")
         entries[index] = f"{prefix[kinds[index]]}.{stage}"
-    # No network has two entries for one stage: what is not in the fuller one is unknown.
-    chosen = {entries[index]: index for index in sorted(kinds, key=sizes.__getitem__)}
+    # No network has two entries for one stage: what is not in the fuller, or else the first, is
+    # unknown.
+    by_size = sorted(kinds, key=lambda index: (sizes[index], -index))
+    chosen = {entries[index]: index for index in by_size}
 
     def in_network(match: re.Match) -> str | None:
         index, rest = int(match.group(1)), match.group(2)
