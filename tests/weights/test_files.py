@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -202,24 +202,34 @@ def test_addresses_of_no_file(url):
 # ---------------------------------------------------------------- SHA-256 in names
 
 
-@pytest.mark.parametrize("digits", ["right", "wrong"])
-@pytest.mark.parametrize("where", ["local", "address"])
-def test_digits_in_a_name(where, digits, server, tmp_path, cache):
-    contents = {hashlib.sha256(c).hexdigest()[:8]: c
-                for c in (content_of(tmp_path, value) for value in range(5))}  # fmt: skip
-    # Digits without a letter are taken for a date.
-    found, content = next((d, c) for d, c in contents.items() if not d.isdecimal())
-    name = f"net-{found if digits == 'right' else 'abcdef12'}.pth"
-    source = server.put(f"/{name}", content)
-    if where == "local":
-        source = str(tmp_path / name)
-        Path(source).write_bytes(content)
-    if digits == "right":
-        assert set(read_checkpoint(source)) == {"weight", "bias"}
-        return
-    message = f"SHA-256 does not begin with abcdef12 but with {found}; "
-    remedy = "take these digits out of its name" if where == "local" else "try again"
-    with pytest.raises(WeightsError, match=message + f".*{remedy}"):
+@pytest.fixture(params=["local", "address"])
+def named(request, server, tmp_path) -> Callable[[str], tuple[str, str, str]]:
+    """Puts a checkpoint under a name with some digits, or its own for None: the source, what its
+    SHA-256 begins with, and what is said to do about other digits."""
+
+    def put(digits: str | None) -> tuple[str, str, str]:
+        contents = {hashlib.sha256(c).hexdigest()[:8]: c
+                    for c in (content_of(tmp_path, value) for value in range(5))}  # fmt: skip
+        # Digits without a letter are taken for a date.
+        found, content = next((d, c) for d, c in contents.items() if not d.isdecimal())
+        name = f"net-{digits or found}.pth"
+        if request.param == "address":
+            return server.put(f"/{name}", content), found, "try again"
+        (tmp_path / name).write_bytes(content)
+        return str(tmp_path / name), found, "take these digits out of its name"
+
+    return put
+
+
+def test_right_digits_in_a_name(named, cache):
+    source, _, _ = named(None)
+    assert set(read_checkpoint(source)) == {"weight", "bias"}
+
+
+def test_wrong_digits_in_a_name(named, cache):
+    source, found, remedy = named("abcdef12")
+    message = f"SHA-256 does not begin with abcdef12 but with {found}; .*{remedy}"
+    with pytest.raises(WeightsError, match=message):
         read_checkpoint(source)
     assert files_in(cache) == []
 
