@@ -428,8 +428,7 @@ class PoolResidualNormLinear(Function):
 def _is_small(x: Tensor) -> bool:
     """Whether a map costs little memory when it is kept. Large ones come early in a network, few
     blocks have them, and they are most of what a network keeps."""
-    # A graph that depends on it would be compiled for each answer.
-    return not torch.compiler.is_compiling() and x.shape[1:].numel() <= _SMALL
+    return x.shape[1:].numel() <= _SMALL
 
 
 def _times(weight: Tensor, gamma: Tensor | None) -> Tensor:
@@ -590,7 +589,6 @@ def _has_fast_product(*maps: Tensor) -> bool:
     return (
         torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and not torch.compiler.is_compiling()
         and all(
             part.device.type == "cpu"
             and part.numel() > 0
@@ -676,7 +674,7 @@ def _laid_out(grad: Tensor, x: Tensor) -> Tensor:
 
 def _channels_last(x: Tensor) -> Tensor:
     """The map in that memory format."""
-    if x.device.type != "cpu" or not x.is_contiguous() or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or not x.is_contiguous():
         return x.contiguous(memory_format=torch.channels_last)
     if x.is_contiguous(memory_format=torch.channels_last):
         return x
