@@ -54,13 +54,17 @@ def cases(
     z, grad_z = random_map(4 * channels, hidden), random_map(4 * channels, hidden)
     mean, rstd = implementation("torch").moments(x, 1e-5)
     factor = torch.randn(size[:2], device="cuda")
-    number = torch.ones(1, device="cuda")
+    gamma, number = torch.randn(channels, device="cuda"), torch.ones(1, device="cuda")
     one, one_hidden = x.nbytes, n.nbytes
     back = (x, mean, rstd, factor, None, 3)
     return {
         "moments": ("moments", (x, 1e-5), one),
-        "normalize": ("normalize", (x, mean, rstd, hidden), one + one_hidden),
-        "normalize backward": ("normalize_backward", (n, n, rstd, dtype), one + 4 * one_hidden),
+        "normalize": ("normalize", (x, mean, rstd, gamma, gamma, hidden), one + one_hidden),
+        "normalize backward": (
+            "normalize_backward",
+            (n, x, mean, rstd, gamma),
+            3 * one + 2 * one_hidden,
+        ),
         "pooling": ("pool_residual", (x, factor, None, 3, dtype), 2 * one),
         "pooling backward": ("pool_residual_backward", (grad, *back), 5 * one),
         "GELU": ("activate", (z, "gelu", ()), 2 * z.nbytes),

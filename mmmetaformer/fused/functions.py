@@ -1,9 +1,10 @@
 """The pieces of a block as differentiable functions that keep little for the backward pass.
 
 Each keeps its input and recomputes in the backward pass what costs no matrix product: normalised
-maps, activations, depthwise convolutions. Factors per channel (the norm's, LayerScale) are folded
-into the weights beside them, each time anew, and get their gradients from those of the folded
-weights. None of them can be differentiated twice: that is an error, and the plain path can.
+maps, activations, depthwise convolutions. Factors per channel (the norm's, LayerScale, drop path)
+become part of a pass that is there anyway. LayerScale's gradient follows from that of the weights
+before it, so that the map it scales is not kept. None of these functions can be differentiated
+twice: that is an error, and the plain path can.
 
 Sums here are no matrix products, which autocast would take in its own dtype, also in the backward
 pass where that runs inside of it.
@@ -11,8 +12,10 @@ pass where that runs inside of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,13 +23,17 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .primitives import implementation, wide
+from .primitives import has_fast_products, implementation, per_image, wide
 
 aten = torch.ops.aten
 
 # Values of an image's map up to which keeping it pays: for an image of 512x512 those of
 # PoolFormer-S12 from its second stage on.
 _SMALL = 2**19
+
+# Bytes of a map from which the CPU takes it in parts, and of such a part: what lies between two
+# operators then stays in the cache and takes no new pages of memory.
+_LARGE, _PART = 2**23, 2**21
 
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -133,47 +140,103 @@ def _factor(rstd: Tensor, drop: Tensor | None, gamma: Tensor, layer_scale: Tenso
 
 
 class _ImageNorm:
-    """Over channels and positions of an image; what this file needs of a norm without factor and
-    bias: to apply it, to apply it again to the same map, and its gradient."""
+    """Over channels and positions of an image; what this file needs of a norm: to apply it, to
+    apply it again to the same map, and its gradients."""
 
     @staticmethod
-    def apply(x: Tensor, eps: float, dtype: torch.dtype, ops: Any) -> tuple[Tensor, ...]:
+    def apply(
+        x: Tensor,
+        eps: float,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        dtype: torch.dtype,
+        ops: Any,
+    ) -> tuple[Tensor, ...]:
         mean, rstd = ops.moments(x, eps)
-        return ops.normalize(x, mean, rstd, dtype), mean, rstd
+        return ops.normalize(x, mean, rstd, gamma, beta, dtype), mean, rstd
 
     @staticmethod
-    def again(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype, ops: Any) -> Tensor:
-        return ops.normalize(x, mean, rstd, dtype)
+    def again(
+        x: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        dtype: torch.dtype,
+        ops: Any,
+    ) -> Tensor:
+        return ops.normalize(x, mean, rstd, gamma, beta, dtype)
 
     @staticmethod
     def backward(
-        grad: Tensor, n: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, ops: Any
-    ) -> Tensor:
-        return ops.normalize_backward(grad, n, rstd, x.dtype)
+        grad: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        ops: Any,
+    ) -> tuple[Tensor | None, ...]:
+        grad_x, by_gamma, by_beta = ops.normalize_backward(grad, x, mean, rstd, gamma)
+        return grad_x, _like(gamma, by_gamma), _like(beta, by_beta)
 
 
 class _PositionNorm:
     """Over the channels of each position. torch's own operator does it in one pass."""
 
     @staticmethod
-    def apply(x: Tensor, eps: float, dtype: torch.dtype, ops: Any) -> tuple[Tensor, ...]:
+    def apply(
+        x: Tensor,
+        eps: float,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        dtype: torch.dtype,
+        ops: Any,
+    ) -> tuple[Tensor, ...]:
         rows = _rows(x.to(wide(x.dtype)))
-        n, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], None, None, eps)
+        affine = _cast(gamma, rows), _cast(beta, rows)
+        n, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], *affine, eps)
         return _map(n).to(dtype), mean, rstd
 
     @staticmethod
-    def again(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype, ops: Any) -> Tensor:
-        return _map(torch.sub(_rows(x), mean).mul_(rstd)).to(dtype)
+    def again(
+        x: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        dtype: torch.dtype,
+        ops: Any,
+    ) -> Tensor:
+        n = torch.sub(_rows(x), mean).mul_(rstd)
+        if gamma is not None:
+            n.mul_(gamma)
+        if beta is not None:
+            n.add_(beta)
+        return _map(n).to(dtype)
 
     @staticmethod
     def backward(
-        grad: Tensor, n: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, ops: Any
-    ) -> Tensor:
+        grad: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        ops: Any,
+    ) -> tuple[Tensor | None, ...]:
         rows, grad_rows = (_rows(tensor.to(wide(tensor.dtype))) for tensor in (x, grad))
-        grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
-            grad_rows, rows, rows.shape[-1:], mean, rstd, None, None, [True, False, False]
+        affine = _cast(gamma, rows), _cast(beta, rows)
+        grad_x, by_gamma, by_beta = aten.native_layer_norm_backward(
+            grad_rows,
+            rows,
+            rows.shape[-1:],
+            mean,
+            rstd,
+            *affine,
+            [True, gamma is not None, beta is not None],
         )
-        return _map(grad_x).to(x.dtype)
+        return _map(grad_x).to(x.dtype), _like(gamma, by_gamma), _like(beta, by_beta)
 
 
 NORMS = {"image": _ImageNorm, "position": _PositionNorm}
@@ -203,29 +266,19 @@ class Norm(Function):
         backend: str,
     ) -> Tensor:
         dtype = x.dtype if gamma is None else torch.promote_types(x.dtype, gamma.dtype)
-        n, mean, rstd = NORMS[norm].apply(x, eps, wide(x.dtype), implementation(backend))
-        ctx.save_for_backward(x, mean, rstd, gamma, beta)
+        n, *saved = NORMS[norm].apply(x, eps, gamma, beta, dtype, implementation(backend))
+        ctx.save_for_backward(x, *saved, gamma, beta)
         ctx.settings = norm, backend
-        if gamma is not None:
-            n = n * gamma.view(-1, 1, 1)
-        if beta is not None:
-            n = n + beta.view(-1, 1, 1)
-        return n.to(dtype).contiguous()
+        return n.contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, rstd, gamma, beta = ctx.saved_tensors
+        x = ctx.saved_tensors[0]
         norm, backend = ctx.settings
         ops = implementation(backend)
-        grad = _laid_out(grad, x)
-        n = NORMS[norm].again(x, mean, rstd, wide(x.dtype), ops)
-        by_gamma = None if gamma is None else _like(gamma, (grad * n).sum((0, 2, 3)))
-        by_beta = None if beta is None else _like(beta, grad.sum((0, 2, 3)))
-        if gamma is not None:
-            grad = grad * gamma.view(-1, 1, 1)
-        grad_x = NORMS[norm].backward(grad, n, x, mean, rstd, ops)
-        return grad_x, by_gamma, by_beta, *(None,) * 3
+        grads = NORMS[norm].backward(_laid_out(grad, x), *ctx.saved_tensors, ops)
+        return *grads, *(None,) * 3
 
 
 class Contiguous(Function):
@@ -257,17 +310,17 @@ class Convolution(Function):
         stride: tuple[int, int],
         padding: tuple[int, int],
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         ctx.settings = stride, padding
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
         grad = _laid_out(grad, x)
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
-        fast = _has_fast_product(grad, x)
+        fast = has_fast_products(grad, x)
         stride, padding = ctx.settings
         by_x, by_weight, _ = aten.convolution_backward(
             grad,
@@ -284,13 +337,13 @@ class Convolution(Function):
         )
         if of_weight and fast:
             by_weight = _product_over_windows(grad, x, weight.shape, stride, padding)
-        by_bias = _bias_gradient(grad, weight.dtype) if of_bias else None
+        by_bias = _like(bias, _bias_gradient(grad, bias)) if of_bias else None
         return by_x, by_weight, by_bias, None, None
 
 
 def has_fast_convolution(x: Tensor, weight: Tensor) -> bool:
     """Whether :class:`Convolution` has more to offer than torch for a map and a float32 weight."""
-    return _has_fast_product(x) and compute_dtype(x, weight) == x.dtype == weight.dtype
+    return has_fast_products(x) and compute_dtype(x, weight) == x.dtype == weight.dtype
 
 
 class NormLinear(Function):
@@ -309,63 +362,301 @@ class NormLinear(Function):
         backend: str,
     ) -> Tensor:
         dtype = compute_dtype(x, weight)
-        n, mean, rstd = NORMS[norm].apply(x, eps, dtype, implementation(backend))
-        ctx.save_for_backward(x, mean, rstd, gamma, beta, weight, bias)
+        n, *saved = NORMS[norm].apply(x, eps, gamma, beta, dtype, implementation(backend))
+        ctx.save_for_backward(x, *saved, gamma, beta, weight, bias)
         ctx.settings = norm, dtype, backend
-        return _pointwise(n, _times(weight, gamma), _shift(weight, bias, beta))
+        return _pointwise(n, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *of_norm, weight, bias = ctx.saved_tensors
         norm, dtype, backend = ctx.settings
-        grads = _norm_linear_backward(
-            grad, *ctx.saved_tensors, norm, dtype, implementation(backend), ctx.needs_input_grad
+        ops, x = implementation(backend), of_norm[0]
+        grad = _laid_out(grad, x)
+        by_norm, by_weight, by_bias = (None,) * 3, None, None
+        if any(ctx.needs_input_grad[3:5]):
+            by_weight = _pointwise_weight(grad, NORMS[norm].again(*of_norm, dtype, ops), weight)
+            by_weight, by_bias = _like(weight, by_weight), _like(bias, _bias_gradient(grad, bias))
+        if any(ctx.needs_input_grad[:3]):
+            by_norm = NORMS[norm].backward(_pointwise_input(grad, x, weight), *of_norm, ops)
+        return *by_norm, by_weight, by_bias, *(None,) * 3
+
+
+class BranchTensors(NamedTuple):
+    """Of :class:`Branch`; those that it does without are None.
+
+    Attributes:
+        gamma, beta: Of the norm, (C,).
+        weight, bias: Of the first linear map, (K, C) or (K, C, 1, 1), and (K,).
+        depthwise, depthwise_bias: Kernels (K, 1, k, k) of a convolution that keeps the size, and
+            (K,).
+        weight2, bias2: Of the second linear map, (C, K) or (C, K, 1, 1), and (C,).
+        layer_scale: (C,).
+        identity: Factor of the identity path, (C,); None for one.
+        drop: What drop path multiplies each image's branch by, (B,).
+    """
+
+    gamma: Tensor | None
+    beta: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    depthwise: Tensor | None
+    depthwise_bias: Tensor | None
+    weight2: Tensor
+    bias2: Tensor | None
+    layer_scale: Tensor | None
+    identity: Tensor | None
+    drop: Tensor | None
+
+    @classmethod
+    def split(cls, tensors: Sequence) -> tuple[BranchTensors, tuple]:
+        """The first ones of a sequence, and the rest."""
+        count = len(cls._fields)
+        return cls(*tensors[:count]), tuple(tensors[count:])
+
+    def factor(self, dtype: torch.dtype) -> Tensor | None:
+        """Of the branch, (B or 1, C or 1, 1, 1)."""
+        if self.layer_scale is None:
+            return None if self.drop is None else self.drop.view(-1, 1, 1, 1).to(dtype)
+        scale = self.layer_scale.view(1, -1, 1, 1)
+        return (scale if self.drop is None else scale * per_image(self.drop)).to(dtype)
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    """Of :class:`Branch`.
+
+    Attributes:
+        norm: Key of ``NORMS``.
+        eps: The norm's.
+        act: Name of the activation.
+        residual: Whether there is an identity path.
+        differentiable: Whether a backward pass may follow.
+        backend: Name of the implementation of the primitives.
+    """
+
+    norm: str
+    eps: float
+    act: str
+    residual: bool
+    differentiable: bool
+    backend: str
+
+
+class Branch(Function):
+    """``identity * x + drop * layer_scale * (weight2 @ depthwise(act(z)) + bias2)`` with
+    ``z = weight @ norm(x) + bias``, the linear maps at each position; keeps ``x`` and ``z``.
+
+    The tensors are :class:`BranchTensors`, then the activation's learnable numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, settings: BranchSettings, *tensors: Tensor | None) -> Tensor:
+        result, *saved = _branch(x, settings, *tensors)
+        ctx.save_for_backward(x, *tensors, *saved)
+        ctx.settings, ctx.count = settings, len(tensors)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        tensors, saved = tensors[: ctx.count], tensors[ctx.count :]
+        of_x, _, *needs = ctx.needs_input_grad
+        grad_x, *by_tensors = _branch_backward(
+            grad, x, saved, ctx.settings, (of_x, *needs), *tensors
         )
-        return *grads, *(None,) * 3
+        return grad_x, None, *by_tensors
 
 
-def _norm_linear_backward(
+def _branch(x: Tensor, settings: BranchSettings, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Its result and what of it is kept besides ``x``: mean, 1 / deviation, all parts of ``z``."""
+    of, numbers = BranchTensors.split(tensors)
+    ops = implementation(settings.backend)
+    dtype = compute_dtype(x, of.weight)
+    n, *kept = NORMS[settings.norm].apply(x, settings.eps, of.gamma, of.beta, dtype, ops)
+    if of.layer_scale is not None:
+        dtype = torch.promote_types(dtype, of.layer_scale.dtype)
+    of_branch, factor = dtype, of.factor(dtype)
+
+    def run(n: Tensor, x: Tensor, factor: Tensor | None) -> Tensor:
+        z = _pointwise(n, of.weight, of.bias)
+        if settings.differentiable:
+            kept.append(z)
+        hidden = ops.activate(z, settings.act, numbers, not settings.differentiable)
+        if of.depthwise is not None:
+            hidden = _depthwise(hidden, of.depthwise, of.depthwise_bias)
+        branch = _pointwise(hidden, of.weight2, of.bias2).to(of_branch)
+        return _joined(x if settings.residual else None, of.identity, branch, factor)
+
+    if not _is_taken_in_parts(n, of):
+        return run(n, x, factor), *kept
+    for other in (x, of.identity) if settings.residual else ():
+        dtype = dtype if other is None else torch.promote_types(dtype, other.dtype)
+    result = torch.empty_like(n, dtype=dtype)
+    for image, (of_n, of_x, of_result) in _parts(of.weight.shape[0], n, x, result):
+        of_result.copy_(run(of_n, of_x, _of_image(factor, image)))
+    return result, *kept
+
+
+def _joined(
+    x: Tensor | None, identity: Tensor | None, branch: Tensor, factor: Tensor | None
+) -> Tensor:
+    """``identity * x + factor * branch``, of which the branch may be overwritten."""
+    if x is None:
+        return branch if factor is None else branch.mul_(factor)
+    if identity is not None:
+        x = x * identity.view(-1, 1, 1)
+    return x + branch if factor is None else torch.addcmul(x, branch, factor)
+
+
+def _branch_backward(
     grad: Tensor,
     x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm: str,
-    dtype: torch.dtype,
-    ops: Any,
+    saved: Sequence[Tensor],
+    settings: BranchSettings,
     needs: Sequence[bool],
+    *tensors: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients by x, gamma, beta, weight and bias, of which those that ``needs`` names."""
+    """Gradients by x and by the tensors, those that ``needs`` names."""
+    of, numbers = BranchTensors.split(tensors)
+    of_x, (needed, _) = needs[0], BranchTensors.split(needs[1:])
+    of_norm = of_x or any(needed[:2])
+    of_first, of_depthwise, of_last = any(needed[2:4]), any(needed[4:6]), any(needed[6:9])
+    norm, ops = NORMS[settings.norm], implementation(settings.backend)
+    mean, rstd, *hidden_inputs = saved
+    dtype = hidden_inputs[0].dtype
+    of_map = x, mean, rstd, of.gamma, of.beta
     grad = _laid_out(grad, x)
-    n = NORMS[norm].again(x, mean, rstd, dtype, ops)
-    folded = _times(weight, gamma)
-    grad_x = by_gamma = by_beta = by_weight = by_bias = None
-    if any(needs[1:5]):
-        by_weight = _pointwise_weight(grad, n, folded)
-        flat = weight.flatten(1).to(folded.dtype)
-        if gamma is not None:
-            by_gamma = _like(gamma, (by_weight * flat).sum(0))
-            by_weight.mul_(gamma)
-        if bias is not None or beta is not None:
-            by_bias = _bias_gradient(grad, folded.dtype)
-        if beta is not None:
-            by_beta = _like(beta, _vector_product(flat.t(), by_bias))
-            by_weight.addcmul_(by_bias[:, None], beta.to(flat.dtype))
-        by_weight, by_bias = _like(weight, by_weight), _like(bias, by_bias)
-    if needs[0]:
-        grad_x = NORMS[norm].backward(_pointwise_input(grad, n, folded), n, x, mean, rstd, ops)
-    return grad_x, by_gamma, by_beta, by_weight, by_bias
+    # The weights' gradient before LayerScale is a small LayerScale's inverse times as large, and
+    # would leave the range of float16.
+    unit = None
+    if of.layer_scale is not None and dtype == torch.float16:
+        unit = of.layer_scale.abs().amax()
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+    before_scale = of.drop
+    if unit is not None:
+        before_scale = unit.expand(x.shape[0]) if of.drop is None else of.drop * unit
+
+    def run(n: Tensor, grad: Tensor, z: Tensor, after: Tensor | None, before: Tensor | None):
+        """Gradient by ``n``, and what adds up to those by the parameters."""
+        by_branch = _scaled(grad, after, dtype)
+        by_last = by_branch if of.layer_scale is None else _scaled(grad, before, dtype)
+        by_inner = _pointwise_input(by_branch, z, of.weight2)
+        by_hidden = by_inner
+        if of.depthwise is not None:
+            by_hidden = _depthwise_input(by_inner, z, of.depthwise)
+        grad_z, hidden, by_numbers = ops.activate_backward(by_hidden, z, settings.act, numbers)
+        by_depthwise = None, None
+        inner = hidden
+        if of.depthwise is not None and (of_last or of_depthwise):
+            inner = _depthwise(hidden, of.depthwise, of.depthwise_bias)
+            by_depthwise = _depthwise_parameters(by_inner, hidden, of.depthwise, of.depthwise_bias)
+        return _pointwise_input(grad_z, n, of.weight) if of_norm else None, [
+            _pointwise_weight(grad_z, n, of.weight) if of_first else None,
+            _bias_gradient(grad_z, of.bias) if of_first else None,
+            *by_depthwise,
+            _pointwise_weight(by_last, inner, of.weight2) if of_last else None,
+            _bias_gradient(by_last, of.bias2) if of_last else None,
+            *by_numbers,
+        ]
+
+    n = norm.again(*of_map, dtype, ops)
+    factors = of.factor(wide(dtype)), None if before_scale is None else per_image(before_scale)
+    if len(hidden_inputs) == 1:
+        grad_n, sums = run(n, grad, *hidden_inputs, *factors)
+    else:
+        grad_n, sums = torch.empty_like(n), None
+        parts = _parts(of.weight.shape[0], n, grad, grad_n)
+        for z, (image, (of_n, of_grad, of_grad_n)) in zip(hidden_inputs, parts, strict=True):
+            of_factors = [_of_image(factor, image) for factor in factors]
+            by_part, addends = run(of_n, of_grad, z, *of_factors)
+            if by_part is not None:
+                of_grad_n.copy_(by_part)
+            sums = addends if sums is None else list(map(_sum, sums, addends))
+    by_weight, by_bias, *by_depthwise, by_weight2, by_bias2 = sums[:6]
+    by_numbers = [_like(*pair) for pair in zip(numbers, sums[6:], strict=True)]
+
+    by_scale = by_identity = None
+    if of_last and of.layer_scale is not None:
+        by_scale, by_bias2 = _scale_gradients(by_weight2, by_bias2, of, unit)
+    grad_x, by_gamma, by_beta = norm.backward(grad_n, *of_map, ops) if of_norm else (None,) * 3
+    if settings.residual:
+        if of.identity is not None:
+            by_identity = (grad * x).sum((0, 2, 3))
+        if of_x:
+            path = grad if of.identity is None else grad * of.identity.view(-1, 1, 1)
+            grad_x = grad_x.add_(path)
+    return (
+        grad_x,
+        by_gamma,
+        by_beta,
+        _like(of.weight, by_weight),
+        _like(of.bias, by_bias),
+        *by_depthwise,
+        _like(of.weight2, by_weight2),
+        _like(of.bias2, by_bias2),
+        _like(of.layer_scale, by_scale),
+        _like(of.identity, by_identity),
+        None,
+        *by_numbers,
+    )
 
 
-class PoolResidualNormLinear(Function):
-    """:class:`PoolResidual`, then :class:`NormLinear`. Its two results are the latter's and
-    ``identity2 * y``, the ``y`` of the former being between both; it keeps ``x``, and ``y`` where
-    that is small. Else it pools once more in the backward pass.
+def _scale_gradients(
+    by_weight2: Tensor, by_bias2: Tensor | None, of: BranchTensors, unit: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients by LayerScale and by bias2, given those of weight2 and bias2 that do not count
+    LayerScale, but ``unit``; the former is put right in place."""
+    scale = of.layer_scale
+    by_scale = (by_weight2 * of.weight2.flatten(1)).sum(1)
+    if by_bias2 is not None:
+        by_scale = by_scale + by_bias2 * of.bias2
+    if unit is not None:
+        scale, by_scale = scale / unit, by_scale / unit
+    by_weight2.mul_(scale[:, None])
+    return by_scale, None if by_bias2 is None else by_bias2 * scale
 
-    The first arguments are those of the former, then come those of the latter.
+
+def _scaled(grad: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return (grad if factor is None else grad * factor).to(dtype)
+
+
+def _of_image(factor: Tensor | None, image: int) -> Tensor | None:
+    """The part for an image of a factor for one image or all."""
+    return factor if factor is None or len(factor) == 1 else factor[image : image + 1]
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None else a.add_(b)
+
+
+def _is_taken_in_parts(n: Tensor, of: BranchTensors) -> bool:
+    positions = n.numel() // n.shape[1]
+    return (
+        of.depthwise is None
+        and n.device.type == "cpu"
+        and positions * of.weight.shape[0] * n.element_size() >= _LARGE
+        and n.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _parts(channels: int, *maps: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Some rows of an image at a time of maps of one size, and the image: so many rows that a map
+    with a number of channels would take about ``_PART`` bytes there."""
+    count = math.ceil(maps[0][0, 0].numel() * channels * maps[0].element_size() / _PART)
+    rows = math.ceil(maps[0].shape[2] / count)
+    for image, of_image in enumerate(zip(*(part.split(1) for part in maps), strict=True)):
+        for parts in zip(*(part.split(rows, 2) for part in of_image), strict=True):
+            yield image, parts
+
+
+class PoolResidualBranch(Function):
+    """:class:`PoolResidual`, then :class:`Branch`; keeps ``x``, ``z`` and, where that is small, the
+    map between both. Else it pools once more in the backward pass.
+
+    The first arguments are those of the former, the last ones those of the latter.
     """
 
     @staticmethod
@@ -379,50 +670,31 @@ class PoolResidualNormLinear(Function):
         drop: Tensor | None,
         eps: float,
         pool_size: int,
-        gamma2: Tensor | None,
-        beta2: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        identity2: Tensor | None,
-        norm: str,
-        eps2: float,
-        backend: str,
-    ) -> tuple[Tensor, Tensor]:
-        ops = implementation(backend)
+        settings: BranchSettings,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        ops = implementation(settings.backend)
         pool = gamma, beta, layer_scale, identity, drop
         mean, rstd = ops.moments(x, eps)
         y = _pool_residual(x, rstd, *pool, pool_size, ops)
-        dtype = compute_dtype(y, weight)
-        n, mean2, rstd2 = NORMS[norm].apply(y, eps2, dtype, ops)
+        result, *saved = _branch(y, settings, *tensors)
         kept = y if _is_small(y) else None
-        ctx.save_for_backward(
-            x, mean, rstd, *pool, kept, mean2, rstd2, gamma2, beta2, weight, bias, identity2
-        )
-        ctx.settings = pool_size, norm, dtype, backend
-        path = y if identity2 is None else y * identity2.view(-1, 1, 1)
-        return _pointwise(n, _times(weight, gamma2), _shift(weight, bias, beta2)), path
+        ctx.save_for_backward(kept, x, mean, rstd, *pool, *tensors, *saved)
+        ctx.settings, ctx.pool_size, ctx.count = settings, pool_size, len(tensors)
+        return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_path: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, rstd, *pool, y, mean2, rstd2, gamma2, beta2, weight, bias, identity2 = (
-            ctx.saved_tensors
-        )
-        pool_size, norm, dtype, backend = ctx.settings
-        ops = implementation(backend)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ops = implementation(ctx.settings.backend)
+        y, x, mean, rstd, *rest = ctx.saved_tensors
+        pool, tensors, saved = rest[:5], rest[5 : 5 + ctx.count], rest[5 + ctx.count :]
         if y is None:
-            y = _pool_residual(x, rstd, *pool, pool_size, ops)
-        linear = gamma2, beta2, weight, bias
-        needs = True, *ctx.needs_input_grad[8:12]
-        grad_y, *by_linear = _norm_linear_backward(
-            grad, y, mean2, rstd2, *linear, norm, dtype, ops, needs
-        )
-        by_identity2 = None
-        if identity2 is not None:
-            by_identity2 = _like(identity2, (grad_path * y).sum((0, 2, 3)))
-            grad_path = grad_path * identity2.view(-1, 1, 1)
-        by_pool = _pool_residual_backward(grad_y + grad_path, x, mean, rstd, *pool, pool_size, ops)
-        return *by_pool, *(None,) * 3, *by_linear, by_identity2, *(None,) * 3
+            y = _pool_residual(x, rstd, *pool, ctx.pool_size, ops)
+        needs = True, *ctx.needs_input_grad[9:]
+        grad_y, *by_tensors = _branch_backward(grad, y, saved, ctx.settings, needs, *tensors)
+        by_pool = _pool_residual_backward(grad_y, x, mean, rstd, *pool, ctx.pool_size, ops)
+        return *by_pool, *(None,) * 4, *by_tensors
 
 
 def _is_small(x: Tensor) -> bool:
@@ -431,172 +703,36 @@ def _is_small(x: Tensor) -> bool:
     return x.shape[1:].numel() <= _SMALL
 
 
-def _times(weight: Tensor, gamma: Tensor | None) -> Tensor:
-    """Weight (K, C) that does what this and the norm's factor do."""
-    weight = weight.flatten(1).to(wide(weight.dtype))
-    return weight if gamma is None else weight * gamma
+# Products of float32 maps on the CPU are oneDNN's products of matrices, the others convolutions.
+# These follow the same settings (TF32, determinism) as the plain path's.
 
 
-def _shift(weight: Tensor, bias: Tensor | None, beta: Tensor | None) -> Tensor | None:
-    """Bias (K,) that does what this and the norm's bias do."""
-    if beta is None:
-        return bias
-    weight = weight.flatten(1).to(wide(weight.dtype))
-    shift = _vector_product(weight, beta.to(weight.dtype))
-    return shift if bias is None else shift + bias
-
-
-def _vector_product(matrix: Tensor, vector: Tensor) -> Tensor:
-    """In one pass over the matrix, and in its own dtype also inside of autocast."""
-    device = matrix.device.type
-    if not torch.amp.is_autocast_available(device):
-        return matrix.mv(vector)
-    with torch.autocast(device, enabled=False):
-        return matrix.mv(vector)
-
-
-class ActLinear(Function):
-    """``(weight @ depthwise(act(z)) + bias) * layer_scale / unit``; keeps ``z``.
-
-    Args:
-        z: Map (B, K, H, W).
-        depthwise: Kernels (K, 1, k, k) of a convolution that keeps the size; None for none.
-        depthwise_bias: (K,) or None.
-        weight: (C, K), or (C, K, 1, 1).
-        bias: (C,) or None.
-        layer_scale: (C,) or None.
-        unit: A number (tensor without dimensions), by which the caller multiplies the result;
-            None for one. It keeps a small LayerScale within the range of float16.
-        act: Name of the activation.
-        inplace: Whether ``z`` may be overwritten, which gradients forbid.
-        backend: Name of the implementation of the primitives.
-        *numbers: The activation's learnable numbers.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        depthwise: Tensor | None,
-        depthwise_bias: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        layer_scale: Tensor | None,
-        unit: Tensor | None,
-        act: str,
-        inplace: bool,
-        backend: str,
-        *numbers: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(
-            z, depthwise, depthwise_bias, weight, bias, layer_scale, unit, *numbers
-        )
-        ctx.settings = act, backend
-        hidden = implementation(backend).activate(z, act, numbers, inplace)
-        if depthwise is not None:
-            hidden = _depthwise(hidden, depthwise, depthwise_bias)
-        return _pointwise(hidden, *_fold_scale(weight, bias, _per_unit(layer_scale, unit)))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        z, depthwise, depthwise_bias, weight, bias, layer_scale, unit, *numbers = ctx.saved_tensors
-        act, backend = ctx.settings
-        grad = _laid_out(grad, z)
-        scale = _per_unit(layer_scale, unit)
-        folded, _ = _fold_scale(weight, None, scale)
-        by_depthwise = by_depthwise_bias = by_weight = by_bias = by_scale = None
-
-        by_inner = _pointwise_input(grad, z, folded)
-        by_hidden = by_inner
-        if depthwise is not None:
-            by_hidden = _depthwise_input(by_inner, z, depthwise)
-        grad_z, hidden, by_numbers = implementation(backend).activate_backward(
-            by_hidden, z, act, tuple(numbers)
-        )
-        inner = hidden
-        if depthwise is not None:
-            inner = _depthwise(hidden, depthwise, depthwise_bias)
-            if any(ctx.needs_input_grad[1:3]):
-                by_depthwise, by_depthwise_bias = _depthwise_parameters(
-                    by_inner, hidden, depthwise, depthwise_bias
-                )
-        if any(ctx.needs_input_grad[3:6]):
-            by_weight = _pointwise_weight(grad, inner, folded)
-            by_bias = None if bias is None else _bias_gradient(grad, folded.dtype)
-            if scale is not None:
-                by_scale = (by_weight * weight.flatten(1)).sum(1)
-                by_scale = by_scale if bias is None else by_scale + by_bias * bias
-                by_scale = _like(layer_scale, by_scale if unit is None else by_scale / unit)
-                by_weight.mul_(scale[:, None])
-                by_bias = None if bias is None else by_bias * scale
-            by_weight, by_bias = _like(weight, by_weight), _like(bias, by_bias)
-        by_numbers = [_like(*pair) for pair in zip(numbers, by_numbers, strict=True)]
-        return (
-            grad_z,
-            by_depthwise,
-            by_depthwise_bias,
-            by_weight,
-            by_bias,
-            by_scale,
-            *(None,) * 4,
-            *by_numbers,
-        )
-
-
-def _per_unit(layer_scale: Tensor | None, unit: Tensor | None) -> Tensor | None:
-    return layer_scale if layer_scale is None or unit is None else layer_scale / unit
-
-
-def _fold_scale(
-    weight: Tensor, bias: Tensor | None, scale: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Weight (C, K) and bias (C,) of which each row is scaled."""
-    weight = weight.flatten(1).to(wide(weight.dtype))
-    if scale is None:
-        return weight, bias
-    return weight * scale[:, None], None if bias is None else bias * scale
-
-
-# Products at each position run as convolutions: on channels_last maps these are the fastest that
-# the CPU has, and they follow the same settings (TF32, determinism) as the plain path's.
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
 def _kernel(weight: Tensor, like: Tensor) -> Tensor:
-    return weight.to(like.dtype)[:, :, None, None]
+    return weight.to(like.dtype).view(*weight.shape[:2], 1, 1)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if has_fast_products(x):
+        return _map(_product(_rows(x), weight.flatten(1).to(x.dtype), _cast(bias, x)))
     return F.conv2d(x, _kernel(weight, x), _cast(bias, x))
 
 
 def _pointwise_input(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    if has_fast_products(grad):
+        return _map(_product(_rows(grad), weight.flatten(1).to(grad.dtype).t(), None))
     return _convolution_backward(grad, x, _kernel(weight, grad), of_input=True)
 
 
 def _pointwise_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Gradient by the weight (K, C), in its dtype; new memory."""
-    if _has_fast_product(grad, x):
-        by_weight = _product_over_positions(grad, x)
-    else:
-        by_weight = _convolution_backward(grad, x, _kernel(weight, x), of_input=False).flatten(1)
-    return by_weight.to(weight.dtype)
-
-
-def _has_fast_product(*maps: Tensor) -> bool:
-    """Whether oneDNN can multiply the maps as matrices of float32. Else these go to another
-    library, which is slower than oneDNN's convolutions on some processors."""
-    return (
-        torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and all(
-            part.device.type == "cpu"
-            and part.numel() > 0
-            and part.dtype == torch.float32
-            and part.is_contiguous(memory_format=torch.channels_last)
-            for part in maps
-        )
-    )
+    """Gradient by the weight, (K, C), in at least float32; new memory."""
+    if has_fast_products(grad, x):
+        return _product_over_positions(grad, x)
+    by_weight = _convolution_backward(grad, x, _kernel(weight, x), of_input=False).flatten(1)
+    return by_weight.to(wide(by_weight.dtype))
 
 
 def _product_over_positions(a: Tensor, b: Tensor) -> Tensor:
@@ -604,9 +740,13 @@ def _product_over_positions(a: Tensor, b: Tensor) -> Tensor:
     positions = a.numel() // a.shape[1]
     # The smaller number of rows is the faster, unless turning the result round takes longer.
     if 2 * positions > a.shape[1] > b.shape[1]:
-        return _product_over_positions(b, a).t().contiguous()
-    rows = [part.permute(0, 2, 3, 1).flatten(0, 2).t() for part in (a, b)]
-    return torch.ops.mkldnn._linear_pointwise(*rows, None, "none", [], "")
+        return _transposed(_product_over_positions(b, a))
+    return _product(_transposed(_rows(a).flatten(0, 2)), _rows(b).flatten(0, 2).t(), None)
+
+
+def _transposed(matrix: Tensor) -> Tensor:
+    """Contiguous. torch's own copy of a transpose takes one thread, a concatenation takes all."""
+    return torch.cat([matrix.t()])
 
 
 def _product_over_windows(
@@ -638,7 +778,7 @@ def _depthwise_parameters(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     by_weight = _convolution_backward(grad, x, weight.to(x.dtype), of_input=False)
-    return _like(weight, by_weight), None if bias is None else _bias_gradient(grad, weight.dtype)
+    return _like(weight, by_weight), _like(bias, _bias_gradient(grad, bias))
 
 
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, of_input: bool) -> Tensor:
@@ -662,9 +802,10 @@ def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, of_input: boo
     return by_input if of_input else by_weight
 
 
-def _bias_gradient(grad: Tensor, dtype: torch.dtype) -> Tensor:
+def _bias_gradient(grad: Tensor, bias: Tensor | None) -> Tensor | None:
+    """In at least float32; None for no bias."""
     # A sum of its own is faster than what the CPU's convolutions do for it.
-    return grad.sum((0, 2, 3), dtype=dtype)
+    return None if bias is None else grad.sum((0, 2, 3), dtype=wide(grad.dtype))
 
 
 def _laid_out(grad: Tensor, x: Tensor) -> Tensor:
@@ -690,5 +831,7 @@ def _cast(value: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def _like(parameter: Tensor | None, grad: Tensor | None) -> Tensor | None:
-    """A gradient as its parameter has it; None for a parameter that is not there."""
-    return None if parameter is None else grad.to(parameter.dtype).view(parameter.shape)
+    """A gradient as its parameter has it; None where either is not there."""
+    if parameter is None or grad is None:
+        return None
+    return grad.to(parameter.dtype).view(parameter.shape)

@@ -26,12 +26,15 @@ from ..mixers.attention import Attention
 from ..mixers.pooling import Pooling
 from ..mixers.sepconv import SepConv
 from .functions import (
-    ActLinear,
+    Branch,
+    BranchSettings,
+    BranchTensors,
     Convolution,
     Norm,
     NormLinear,
     PoolResidual,
-    PoolResidualNormLinear,
+    PoolResidualBranch,
+    compute_dtype,
     has_fast_convolution,
 )
 from .primitives import wide
@@ -173,49 +176,73 @@ def _pooling(half: Half, x: Tensor, backend: str) -> Tensor:
 def _pool_arguments(half: Half, x: Tensor) -> tuple:
     # Under CUDA's autocast, norms give float32.
     autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
-    drop = _drop_factor(half.drop_path, x, torch.float32 if autocast else x.dtype)
+    drop = _drop_factor(half, x, torch.float32 if autocast else x.dtype)
     scales = _scale(half.layer_scale), _scale(half.res_scale)
     norm = half.norm
     return x, norm.weight, norm.bias, *scales, drop, norm.eps, half.mixer.pool.kernel_size
 
 
 def _pooling_mlp(first: Half, second: Half, x: Tensor, backend: str) -> Tensor:
-    norm, mixer = second.norm, second.mixer
-    z, path = PoolResidualNormLinear.apply(
-        *_pool_arguments(first, x),
-        norm.weight,
-        norm.bias,
-        mixer.fc1.weight,
-        mixer.fc1.bias,
-        _scale(second.res_scale),
-        norm_name(norm),
-        norm.eps,
-        backend,
-    )
-    return _act_linear(second, path, z, None, mixer.fc2, mixer.act, backend)
+    return PoolResidualBranch.apply(*_pool_arguments(first, x), *_mlp_arguments(second, x, backend))
 
 
 def _mlp(half: Half, x: Tensor, backend: str) -> Tensor:
+    return Branch.apply(x, *_mlp_arguments(half, x, backend))
+
+
+def _mlp_arguments(half: Half, x: Tensor, backend: str) -> tuple:
     mixer = half.mixer
-    z = _norm_linear(half.norm, x, mixer.fc1, backend)
-    return _act_linear(half, _path(half, x), z, None, mixer.fc2, mixer.act, backend)
+    return _branch_arguments(half, x, mixer.fc1, None, mixer.fc2, mixer.act, backend)
 
 
 def _sepconv(half: Half, x: Tensor, backend: str) -> Tensor:
     mixer = half.mixer
-    z = _norm_linear(half.norm, x, mixer.pwconv1, backend)
-    return _act_linear(half, _path(half, x), z, mixer.dwconv, mixer.pwconv2, mixer.act1, backend)
+    parts = mixer.pwconv1, mixer.dwconv, mixer.pwconv2, mixer.act1
+    return Branch.apply(x, *_branch_arguments(half, x, *parts, backend))
+
+
+def _branch_arguments(
+    half: Half,
+    x: Tensor,
+    linear: nn.Conv2d,
+    depthwise: nn.Conv2d | None,
+    linear2: nn.Conv2d,
+    act: nn.Module,
+    backend: str,
+) -> tuple:
+    """Of ``Branch``, those behind its map."""
+    norm = half.norm
+    settings = BranchSettings(
+        norm_name(norm), norm.eps, _act_name(act), half.residual, torch.is_grad_enabled(), backend
+    )
+    tensors = BranchTensors(
+        gamma=norm.weight,
+        beta=norm.bias,
+        weight=linear.weight,
+        bias=linear.bias,
+        depthwise=None if depthwise is None else depthwise.weight,
+        depthwise_bias=None if depthwise is None else depthwise.bias,
+        weight2=linear2.weight,
+        bias2=linear2.bias,
+        layer_scale=_scale(half.layer_scale),
+        identity=_scale(half.res_scale) if half.residual else None,
+        drop=_drop_factor(half, x, compute_dtype(x, linear.weight)),
+    )
+    return settings, *tensors, *act.parameters()
 
 
 def _attention(half: Half, x: Tensor, backend: str) -> Tensor:
-    qkv = _norm_linear(half.norm, x, half.mixer.qkv, backend)
+    norm, linear = half.norm, half.mixer.qkv
+    parameters = norm.weight, norm.bias, linear.weight, linear.bias
+    qkv = NormLinear.apply(x, *parameters, norm_name(norm), norm.eps, backend)
     branch = half.mixer.attend(*half.mixer.queried(qkv).chunk(3, dim=-1), None, x)
-    return _add(half, _path(half, x), half.layer_scale(branch), None)
-
-
-def _path(half: Half, x: Tensor) -> Tensor | None:
-    """The identity path."""
-    return half.res_scale(x) if half.residual else None
+    drop = _drop_factor(half, x, branch.dtype)
+    branch = half.layer_scale(branch)
+    path = half.res_scale(x) if half.residual else None
+    if drop is None:
+        return branch if path is None else path + branch
+    drop = drop.to(branch.dtype).view(-1, 1, 1, 1)
+    return branch * drop if path is None else torch.addcmul(path, branch, drop)
 
 
 def norm_map(norm: nn.Module, x: Tensor, backend: str) -> Tensor | None:
@@ -251,67 +278,18 @@ def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return Convolution.apply(x, conv.weight, conv.bias, conv.stride, conv.padding)
 
 
-def _norm_linear(norm: nn.Module, x: Tensor, linear: nn.Conv2d | nn.Linear, backend: str) -> Tensor:
-    parameters = norm.weight, norm.bias, linear.weight, linear.bias
-    return NormLinear.apply(x, *parameters, norm_name(norm), norm.eps, backend)
-
-
-def _act_linear(
-    half: Half,
-    path: Tensor | None,
-    z: Tensor,
-    depthwise: nn.Conv2d | None,
-    linear: nn.Conv2d,
-    act: nn.Module,
-    backend: str,
-) -> Tensor:
-    kernels = (None, None) if depthwise is None else (depthwise.weight, depthwise.bias)
-    layer_scale = _scale(half.layer_scale)
-    unit = None
-    if layer_scale is not None and z.dtype == torch.float16:
-        unit = layer_scale.detach().abs().amax()
-        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
-    branch = ActLinear.apply(
-        z,
-        *kernels,
-        linear.weight,
-        linear.bias,
-        layer_scale,
-        unit,
-        _act_name(act),
-        not torch.is_grad_enabled(),  # then nobody needs z again
-        backend,
-        *act.parameters(),
-    )
-    return _add(half, path, branch, unit)
-
-
-def _add(half: Half, path: Tensor | None, branch: Tensor, unit: Tensor | None) -> Tensor:
-    """The residual, with drop path."""
-    factor = _drop_factor(half.drop_path, branch, branch.dtype)
-    if unit is not None:
-        factor = unit.view(1) if factor is None else factor * unit
-    dtype = branch.dtype
-    if isinstance(half.layer_scale, ChannelScale):
-        dtype = torch.promote_types(dtype, half.layer_scale.scale.dtype)
-    branch = branch.to(dtype)
-    if factor is None:
-        return branch if path is None else path + branch
-    factor = factor.to(dtype).view(-1, 1, 1, 1)
-    if path is None:
-        return branch * factor
-    return torch.addcmul(path.to(torch.promote_types(dtype, path.dtype)), branch, factor)
-
-
 def _scale(module: nn.Module) -> Tensor | None:
     return module.scale if isinstance(module, ChannelScale) else None
 
 
-def _drop_factor(drop_path: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _drop_factor(half: Half, x: Tensor, dtype: torch.dtype) -> Tensor | None:
     """What drop path multiplies each image's branch by, (B,); None for one. It takes the random
-    numbers that the module would take for a branch of ``dtype``."""
+    numbers that the module would take for a branch that LayerScale gets in ``dtype``."""
+    drop_path, scale = half.drop_path, _scale(half.layer_scale)
     if not isinstance(drop_path, DropPath) or not drop_path.training:
         return None
+    if scale is not None:
+        dtype = torch.promote_types(dtype, scale.dtype)
     kept = drop_path(torch.ones(x.shape[0], 1, 1, 1, dtype=dtype, device=x.device)) > 0
     return kept.flatten().to(wide(dtype)) / (1 - drop_path.drop_prob)
 

@@ -8,6 +8,7 @@ factors are of that dtype. Nothing is changed in place but where a function says
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -79,6 +80,10 @@ def _moments_of_image(image: Tensor) -> tuple[Tensor, Tensor]:
     # Of a channels_last map these add up position after position, and lose digits in long sums.
     if not image.is_contiguous():
         rows = max(1, _POSITIONS // image.shape[3])
+    if rows >= image.shape[2]:
+        means, variances = torch.batch_norm_update_stats(image, None, None, 0.0)
+        between, mean = torch.var_mean(means, correction=0)
+        return mean, variances.mean() + between
     parts = image.split(rows, 2)
     channels = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
     means, variances = (torch.stack(values) for values in zip(*channels, strict=True))
@@ -87,23 +92,48 @@ def _moments_of_image(image: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (weights * (variances + (means - mean).square()).mean(1)).sum()
 
 
-def normalize(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(x - mean) * rstd`` of each image. It is centred before it is cast to ``dtype``."""
-    return torch.sub(x, per_image(mean)).mul_(per_image(rstd)).to(dtype)
+def normalize(
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """``(x - mean) * rstd`` of each image, times ``gamma`` (C,), plus ``beta`` (C,), each None for
+    none. It is centred before it is cast to ``dtype``."""
+    centred = torch.sub(x, per_image(mean))
+    factor = per_image(_norm_factor(rstd, gamma))
+    if beta is None:
+        return centred.mul_(factor).to(dtype)
+    beta = beta.to(centred.dtype).view(-1, 1, 1)
+    return torch.addcmul(beta, centred, factor, out=centred).to(dtype)
 
 
-def normalize_backward(grad: Tensor, n: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gradient by the ``x`` of :func:`normalize`, of which ``n`` is the result, through the
-    statistics, too; in ``dtype``."""
-    grad, n = grad.to(wide(grad.dtype)), n.to(wide(n.dtype))
-    along = per_image(_dot(grad, n) / n.shape[1:].numel() * rstd)
-    level = per_image(grad.mean((1, 2, 3)) * rstd)
-    return (n * -along).addcmul_(grad, per_image(rstd)).sub_(level).to(dtype)
+def normalize_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`normalize` by ``x``, through the statistics, too, and in its dtype, and
+    by factor and bias of each channel, (C,)."""
+    dtype, grad = x.dtype, grad.to(wide(grad.dtype))
+    centred = torch.sub(x, per_image(mean))
+    factor = _norm_factor(rstd, gamma)
+    by_beta = grad.sum((2, 3))
+    by_gamma = (grad * centred).sum((2, 3)) * rstd[:, None]
+    # What goes through mean and deviation, the same for all channels of an image.
+    level, along = (
+        (by_channel * factor).sum(1, keepdim=True) / -x.shape[1:].numel()
+        for by_channel in (by_beta, by_gamma)
+    )
+    along = per_image((along * rstd[:, None]).expand_as(factor))
+    level = per_image(level.expand_as(factor))
+    grad_x = torch.addcmul(level, centred, along, out=centred).addcmul_(grad, per_image(factor))
+    return grad_x.to(dtype), by_gamma.sum(0), by_beta.sum(0)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """The scalar product of each image, (B,)."""
-    return (a * b).sum((1, 2, 3))
+def _norm_factor(rstd: Tensor, gamma: Tensor | None) -> Tensor:
+    """(B, C or 1)"""
+    return rstd[:, None] if gamma is None else rstd[:, None] * gamma
 
 
 def pool_residual(
@@ -119,7 +149,7 @@ def pool_residual(
         dtype: Of the result.
     """
     x = x.to(wide(x.dtype))
-    difference = F.avg_pool2d(x, pool_size, 1, pool_size // 2, count_include_pad=False).sub_(x)
+    difference = _window_sums(x, pool_size).mul_(_one_over_window(x, pool_size)).sub_(x)
     return torch.addcmul(_scaled(x, identity), difference, per_image(factor)).to(dtype)
 
 
@@ -140,8 +170,7 @@ def pool_residual_backward(
     dtype, count = x.dtype, x.shape[1:].numel()
     grad, x = grad.to(wide(grad.dtype)), x.to(wide(x.dtype))
     # The transposed average: each pixel hands its gradient to its window in equal parts.
-    spread = grad * _one_over_window(x, pool_size)
-    spread = F.avg_pool2d(spread, pool_size, 1, pool_size // 2, divisor_override=1).sub_(grad)
+    spread = _window_sums(grad * _one_over_window(x, pool_size), pool_size).sub_(grad)
     centred = x - per_image(mean)
     grad_factor = (spread * centred).sum((2, 3))
     grad_identity = None if identity is None else (grad * x).sum((0, 2, 3))
@@ -154,15 +183,41 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
     return x if scale is None else x * scale.view(-1, 1, 1)
 
 
+def _window_sums(x: Tensor, pool_size: int) -> Tensor:
+    """Of the window of each pixel, of which what is outside of the map counts as zero."""
+    reach = pool_size // 2
+    if not has_fast_products(x):
+        return F.avg_pool2d(x, pool_size, 1, reach, divisor_override=1)
+    # oneDNN's depthwise convolution takes half the time of torch's pooling.
+    ones, sides = x.new_ones(x.shape[1], 1, pool_size, pool_size), [reach, reach]
+    return aten.mkldnn_convolution(x, ones, None, sides, [1, 1], [1, 1], x.shape[1])
+
+
 def _one_over_window(x: Tensor, pool_size: int) -> Tensor:
     """One over the number of pixels inside of the map of each window, (H, W)."""
-    reach = pool_size // 2
 
     def inside(side: int) -> Tensor:
-        at = torch.arange(side, device=x.device)
-        return (at + reach).clamp(max=side - 1) - (at - reach).clamp(min=0) + 1
+        ones = x.new_ones(1, side)
+        return F.avg_pool1d(ones, pool_size, 1, pool_size // 2).mul_(pool_size).flatten()
 
-    return 1 / torch.outer(inside(x.shape[2]), inside(x.shape[3])).to(x.dtype)
+    return torch.outer(inside(x.shape[2]), inside(x.shape[3])).reciprocal_()
+
+
+def has_fast_products(*maps: Tensor) -> bool:
+    """Whether oneDNN can work on the maps as they are, and as matrices of float32. torch's own
+    products of matrices go to another library, which is slower on some processors."""
+    return _has_onednn() and all(
+        part.dtype == torch.float32
+        and part.device.type == "cpu"
+        and part.numel() > 0
+        and part.is_contiguous(memory_format=torch.channels_last)
+        for part in maps
+    )
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 Numbers = tuple[Tensor, ...]

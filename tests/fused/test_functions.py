@@ -6,7 +6,9 @@ from torch.autograd import gradcheck
 
 from mmmetaformer.fused import functions
 from mmmetaformer.fused.functions import (
-    ActLinear,
+    Branch,
+    BranchSettings,
+    BranchTensors,
     Contiguous,
     Convolution,
     Norm,
@@ -60,17 +62,73 @@ def test_norm(norm, full):
     gradcheck(Norm.apply, (image(torch.channels_last), gamma, beta, norm, 1e-5, "torch"))
 
 
+def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image", **changes):
+    """Of ``Branch`` behind its map of 3 channels."""
+    numbers = (leaf(1), leaf(1)) if act == "star_relu" else ()
+    settings = dict(norm=norm, eps=1e-5, act=act, residual=True, differentiable=True)
+    tensors = dict.fromkeys(BranchTensors._fields)
+    tensors.update(weight=leaf(4, 3), weight2=leaf(3, 4))
+    if depthwise:
+        tensors["depthwise"] = leaf(4, 1, 3, 3)
+    if full:
+        tensors.update(gamma=leaf(3), beta=leaf(3), bias=leaf(4), bias2=leaf(3))
+        tensors.update(layer_scale=leaf(3), identity=leaf(3))
+        tensors["drop"] = torch.tensor([2.0, 0.5], dtype=torch.double)
+        tensors["depthwise_bias"] = leaf(4) if depthwise else None
+    settings.update(changes)
+    return BranchSettings(**settings, backend="torch"), *BranchTensors(**tensors), *numbers
+
+
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("depthwise", [True, False])
 @pytest.mark.parametrize("full", [True, False])
-def test_act_linear(act, depthwise, full):
-    numbers = (leaf(1), leaf(1)) if act == "star_relu" else ()
-    kernels = leaf(3, 1, 3, 3) if depthwise else None
-    kernel_bias = leaf(3) if depthwise and full else None
-    bias, scale = (leaf(4) if full else None for _ in range(2))
-    unit = torch.tensor(0.5, dtype=torch.double) if full else None
-    inputs = image(torch.channels_last), kernels, kernel_bias, leaf(4, 3), bias, scale, unit
-    gradcheck(ActLinear.apply, (*inputs, act, False, "torch", *numbers))
+def test_branch(act, depthwise, full):
+    gradcheck(Branch.apply, (image(torch.channels_last), *branch_arguments(act, depthwise, full)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("full", [True, False])
+def test_branch_without_identity_path(layout, full):
+    arguments = branch_arguments("gelu", False, full, "position", residual=False)
+    gradcheck(Branch.apply, (image(layout), *arguments))
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_branch_in_parts(monkeypatch, full, rows):
+    arguments = branch_arguments("star_relu", False, full)
+    x = image(torch.channels_last)
+    whole = Branch.apply(x, *arguments)
+    monkeypatch.setattr(functions, "_LARGE", 0)
+    # A row of hidden values: 4 channels, 5 positions, 8 bytes.
+    monkeypatch.setattr(functions, "_PART", rows * 4 * 5 * 8)
+    result = Branch.apply(x, *arguments)
+    kept = [tensor.shape for tensor in result.grad_fn.saved_tensors if tensor is not None]
+    assert kept.count((1, 4, {1: 1, 3: 2}[rows], 5)) == {1: 8, 3: 4}[rows]  # 4 rows, evenly
+    torch.testing.assert_close(result, whole)
+    gradcheck(Branch.apply, (x, *arguments))
+
+
+@pytest.mark.parametrize("frozen", ["gamma beta", "weight bias", "weight2 bias2 layer_scale"])
+@pytest.mark.parametrize("of_x", [True, False])
+def test_branch_with_frozen_parameters(frozen, of_x):
+    settings, *tensors = branch_arguments("gelu", True, True)
+    x = image(torch.channels_last).requires_grad_(of_x)
+    wanted = [
+        name
+        for name, tensor in zip(BranchTensors._fields, tensors, strict=True)
+        if tensor is not None and tensor.requires_grad and name not in frozen.split()
+    ]
+    for name in frozen.split():
+        tensors[BranchTensors._fields.index(name)].requires_grad_(False)
+    gradcheck(Branch.apply, (x, settings, *tensors))
+    Branch.apply(x, settings, *tensors).sum().backward()
+    found = [
+        name
+        for name, tensor in zip(BranchTensors._fields, tensors, strict=True)
+        if tensor is not None and tensor.grad is not None
+    ]
+    assert found == wanted
 
 
 GEOMETRIES = [  # kernel, stride, padding

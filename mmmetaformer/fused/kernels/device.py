@@ -113,44 +113,109 @@ def merge_moments(parts_ptr, mean_ptr, rstd_ptr, parts, size, eps, BLOCK: tl.con
     tl.store(rstd_ptr + image, 1.0 / tl.sqrt(tl.sum(total, axis=0) / size + eps))
 
 
+@triton.jit
+def _per_channel(pointer, channels, in_channels):
+    """One number for each channel; ``in_channels`` says which of them there are."""
+    return tl.load(pointer + channels, mask=in_channels, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _channel_of(offsets, stride_c, C):
+    """The channel of places within an image, in either memory layout."""
+    return (offsets // stride_c) % C
+
+
 @_tuned(["BLOCK"])
 @triton.jit
-def normalize(x_ptr, mean_ptr, rstd_ptr, n_ptr, size, blocks, BLOCK: tl.constexpr):
-    """(x - mean[b]) * rstd[b]."""
+def normalize(
+    x_ptr,
+    mean_ptr,
+    rstd_ptr,
+    gamma_ptr,
+    beta_ptr,
+    n_ptr,
+    C,
+    stride_c,
+    size,
+    blocks,
+    BLOCK: tl.constexpr,
+):
+    """(x - mean[b]) * rstd[b] * gamma[c] + beta[c]."""
     image, block, start, offsets, inside = _block_of_image(size, blocks, BLOCK)
     mean = tl.load(mean_ptr + image).to(tl.float32)
     rstd = tl.load(rstd_ptr + image).to(tl.float32)
     x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    n = ((x - mean) * rstd).to(n_ptr.dtype.element_ty)
-    tl.store(n_ptr + start + offsets, n, mask=inside)
+    n = (x - mean) * rstd
+    channels = _channel_of(offsets, stride_c, C)
+    if gamma_ptr is not None:
+        n *= _per_channel(gamma_ptr, channels, inside)
+    if beta_ptr is not None:
+        n += _per_channel(beta_ptr, channels, inside)
+    tl.store(n_ptr + start + offsets, n.to(n_ptr.dtype.element_ty), mask=inside)
 
 
-@_tuned(["BLOCK"])
+@_tuned(["C", "BLOCK_C", "BLOCK_P"])
 @triton.jit
-def normalize_backward_sums(grad_ptr, n_ptr, parts_ptr, size, blocks, BLOCK: tl.constexpr):
-    """Each block's part of the sums of grad and of grad * n, to ``parts`` (B, 2, blocks)."""
-    image, block, start, offsets, inside = _block_of_image(size, blocks, BLOCK)
-    # Zero outside of the image, and with it both products.
+def normalize_backward_sums(
+    grad_ptr,
+    x_ptr,
+    mean_ptr,
+    parts_ptr,
+    C,
+    positions,
+    stride_c,
+    stride_p,
+    tiles_p,
+    part_stride,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Each tile's part of the sums over positions of grad and of grad * (x - mean[b]), to
+    ``parts`` (2, B, tiles_p, C)."""
+    rest, tile_c = _split(tl.program_id(0), tl.cdiv(C, BLOCK_C))
+    image, tile_p = _split(rest, tiles_p)
+    channels = tile_c * BLOCK_C + tl.arange(0, BLOCK_C)[:, None]
+    places = tile_p * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    in_channels = channels < C
+    inside = in_channels & (places < positions)
+    start = image.to(tl.int64) * C * positions
+    offsets = channels * stride_c + places * stride_p
+    mean = tl.load(mean_ptr + image).to(tl.float32)
+    # Zero outside of the map, and with it both products.
     grad = tl.load(grad_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    n = tl.load(n_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    parts_ptr += image.to(tl.int64) * 2 * blocks + block
-    tl.store(parts_ptr, tl.sum(grad, axis=0))
-    tl.store(parts_ptr + blocks, tl.sum(grad * n, axis=0))
+    x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
+    parts_ptr += (image * tiles_p + tile_p).to(tl.int64) * C + channels
+    tl.store(parts_ptr, tl.sum(grad, axis=1)[:, None], mask=in_channels)
+    products = tl.sum(grad * (x - mean), axis=1)[:, None]
+    tl.store(parts_ptr + part_stride, products, mask=in_channels)
 
 
 @_tuned(["BLOCK"])
 @triton.jit
 def normalize_backward(
-    grad_ptr, n_ptr, rstd_ptr, sums_ptr, grad_x_ptr, size, blocks, BLOCK: tl.constexpr
+    grad_ptr,
+    x_ptr,
+    mean_ptr,
+    factor_ptr,
+    along_ptr,
+    level_ptr,
+    grad_x_ptr,
+    C,
+    stride_c,
+    size,
+    blocks,
+    BLOCK: tl.constexpr,
 ):
-    """rstd * (grad - mean(grad) - n * mean(grad * n)), given both sums as (B, 2)."""
+    """factor[b, c] * grad + along[b] * (x - mean[b]) + level[b]."""
     image, block, start, offsets, inside = _block_of_image(size, blocks, BLOCK)
-    rstd = tl.load(rstd_ptr + image).to(tl.float32)
-    level = tl.load(sums_ptr + 2 * image) / size
-    along = tl.load(sums_ptr + 2 * image + 1) / size
+    mean = tl.load(mean_ptr + image).to(tl.float32)
+    along = tl.load(along_ptr + image)
+    level = tl.load(level_ptr + image)
+    channels = _channel_of(offsets, stride_c, C)
+    factor = _per_channel(factor_ptr + image * C, channels, inside)
     grad = tl.load(grad_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    n = tl.load(n_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-    grad_x = rstd * (grad - level - n * along)
+    x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
+    grad_x = factor * grad + along * (x - mean) + level
     tl.store(grad_x_ptr + start + offsets, grad_x.to(grad_x_ptr.dtype.element_ty), mask=inside)
 
 
@@ -224,12 +289,6 @@ def _weighted_row(
         if i == HALF:
             middle = value
     return total * _share(row, H, HALF), middle
-
-
-@triton.jit
-def _per_channel(pointer, channels, in_channels):
-    """One number for each channel."""
-    return tl.load(pointer + channels, mask=in_channels, other=0.0).to(tl.float32)
 
 
 @triton.jit

@@ -188,48 +188,122 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return _merge_moments(parts, size, eps)
 
 
-@_operator(lambda x, mean, rstd, dtype: _empty(x, dtype))
-def normalize(x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(x - mean[b]) * rstd[b]`` in ``dtype``.
+def _contiguous(vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else vector.contiguous()
+
+
+def _channel_stride(x: Tensor) -> int:
+    """Of a map as the kernels read it."""
+    return 1 if _memory_format(x) is torch.channels_last else x.shape[2:].numel()
+
+
+@_operator(lambda x, mean, rstd, gamma, beta, dtype: _empty(x, dtype))
+def normalize(
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """``(x - mean[b]) * rstd[b] * gamma[c] + beta[c]`` in ``dtype``; gamma and beta may be None.
 
     Shape:
-        (B, C, H, W), (B,), (B,) -> (B, C, H, W)
+        (B, C, H, W), (B,), (B,), (C,), (C,) -> (B, C, H, W)
     """
+    stride_c = _channel_stride(x)
     x = _dense(x, _memory_format(x))
     n = _empty(x, dtype)
     size, blocks = _image_blocks(x, _BLOCK)
     if len(x):
         device.normalize[(len(x) * blocks,)](
-            x, mean.contiguous(), rstd.contiguous(), n, size, blocks, BLOCK=_BLOCK
+            x,
+            *(mean.contiguous(), rstd.contiguous(), _contiguous(gamma), _contiguous(beta)),
+            n,
+            x.shape[1],
+            stride_c,
+            size,
+            blocks,
+            BLOCK=_BLOCK,
         )
     return n
 
 
-@_operator(lambda grad, n, rstd, dtype: _empty(n, dtype))
-def normalize_backward(grad: Tensor, n: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
-    """The gradient of the map that :func:`normalize` made ``n`` of, through its statistics, too.
+@_operator(
+    lambda grad, x, mean, rstd, gamma: (
+        _empty(x, x.dtype),
+        _float32(x, x.shape[1]),
+        _float32(x, x.shape[1]),
+    )
+)
+def normalize_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of :func:`normalize` by ``x``, gamma and beta.
 
     Args:
         grad: Gradient of the result.
-        n: The result.
+        x: The map.
+        mean: Of each image of the map.
         rstd: Of each image of the map.
-        dtype: Of the gradient returned.
+        gamma: The factor that the result has; None for one.
+
+    Returns:
+        The gradient of ``x`` (in its dtype; what reaches it through the statistics is included),
+        those of gamma and beta, whether there are any or not (float32).
 
     Shape:
-        (B, C, H, W), (B, C, H, W), (B,) -> (B, C, H, W)
+        (B, C, H, W), (B, C, H, W), (B,), (B,), (C,) -> (B, C, H, W), (C,), (C,)
     """
-    memory_format = _memory_format(n)
-    n, grad = _dense(n, memory_format), _dense(grad, memory_format)
-    grad_x = _empty(n, dtype)
-    size, blocks = _image_blocks(n, _BLOCK)
-    if len(n):
-        grid = (len(n) * blocks,)
-        parts = _float32(n, len(n), 2, blocks)
-        device.normalize_backward_sums[grid](grad, n, parts, size, blocks, BLOCK=_BLOCK)
-        device.normalize_backward[grid](
-            grad, n, rstd.contiguous(), parts.sum(-1), grad_x, size, blocks, BLOCK=_BLOCK
+    memory_format, stride_c = _memory_format(x), _channel_stride(x)
+    x, grad = _dense(x, memory_format), _dense(grad, memory_format)
+    mean, grad_x = mean.contiguous(), _empty(x, x.dtype)
+    batch, channels = x.shape[:2]
+    positions = x.shape[2:].numel()
+    stride_p = channels if stride_c == 1 else 1
+    block_c = min(64 if stride_c == 1 else 8, triton.next_power_of_2(channels))
+    block_p = _BLOCK // block_c
+    tiles_p = triton.cdiv(positions, block_p)
+    parts = _float32(x, 2, batch, tiles_p, channels)
+    if batch:
+        device.normalize_backward_sums[(batch * tiles_p * triton.cdiv(channels, block_c),)](
+            grad,
+            x,
+            mean,
+            parts,
+            channels,
+            positions,
+            stride_c,
+            stride_p,
+            tiles_p,
+            parts.stride(0),
+            BLOCK_C=block_c,
+            BLOCK_P=block_p,
         )
-    return grad_x
+    by_beta, by_gamma = parts.sum(2)
+    rstd = rstd[:, None]
+    by_gamma = by_gamma * rstd
+    factor = (
+        rstd * x.new_ones(channels, dtype=rstd.dtype) if gamma is None else rstd * gamma
+    ).float()
+    size, blocks = _image_blocks(x, _BLOCK)
+    along, level = ((sums * factor).sum(1) / -size for sums in (by_gamma, by_beta))
+    if batch:
+        device.normalize_backward[(batch * blocks,)](
+            grad,
+            x,
+            mean,
+            factor,
+            along * rstd[:, 0],
+            level,
+            grad_x,
+            channels,
+            stride_c,
+            size,
+            blocks,
+            BLOCK=_BLOCK,
+        )
+    return grad_x, by_gamma.sum(0), by_beta.sum(0)
 
 
 # --------------------------------------------------------------------------------------- pooling

@@ -81,9 +81,9 @@ def launch_all(shape, dtype, memory_format, pool_size=3) -> None:
     x = make(*shape, dtype=dtype, memory_format=memory_format)
     vector, factor, one = make(batch), make(batch, channels), make(1)
     ops.moments(x, 1e-5)
-    ops.normalize(x, vector, vector, dtype)
-    ops.normalize_backward(x, x, vector, torch.float32)
     for identity in (None, factor[0]):
+        ops.normalize(x, vector, vector, identity, identity, dtype)
+        ops.normalize_backward(x, x, vector, vector, identity)
         ops.pool_residual(x, factor, identity, pool_size, dtype)
         ops.pool_residual_moments(x, factor, identity, pool_size, dtype, 1e-5)
         ops.pool_residual_backward(x, x, vector, vector, factor, identity, pool_size)
@@ -140,7 +140,7 @@ def test_compiles_for_more_elements_than_int32_counts(compiled) -> None:
 def test_compiles_to_rounding_to_nearest(compiled) -> None:
     """The interpreter cuts off the digits that bfloat16 lacks."""
     x = make(1, 2, 3, 3)
-    ops.normalize(x, make(1), make(1), torch.bfloat16)
+    ops.normalize(x, make(1), make(1), None, None, torch.bfloat16)
     ops.pool_residual(x, make(1, 2), None, 3, torch.bfloat16)
     assert all("cvt.rn.bf16" in kernel.asm["ptx"] for kernel in compiled.kernels)
     assert len(compiled.kernels) == 2

@@ -120,38 +120,53 @@ def test_moments_are_merged_from_any_number_of_parts() -> None:
     torch.testing.assert_close(rstd.double(), wanted_rstd, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_normalize(dtype, memory_format) -> None:
+def test_normalize(dtype, memory_format, affine) -> None:
     x = make_map((2, 5, 7, 9), torch.float32, memory_format, mean=1e3)
+    gamma, beta = (make(5, seed=seed) if affine else None for seed in (1, 2))
     mean, rstd = kernels.moments(x, EPS)
-    n = kernels.normalize(x, mean, rstd, dtype)
+    n = kernels.normalize(x, mean, rstd, gamma, beta, dtype)
     wanted = (x.double() - mean[:, None, None, None]) * rstd[:, None, None, None]
+    if affine:
+        wanted = wanted * gamma.double()[:, None, None] + beta.double()[:, None, None]
     check(n, wanted, dtype)
     check_format(n, x)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(2, 17, 12, 13), (1, 70, 9, 31), (2, 3, 1, 1)])
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_normalize_backward(dtype, memory_format) -> None:
-    x = make(2, 17, 12, 13).double().requires_grad_()  # more than one block
-    mean, rstd = reference_moments(x.detach())
-    grad = make_map(x.shape, dtype, torch.contiguous_format, seed=1)
-    (wanted,) = torch.autograd.grad(F.group_norm(x, 1, eps=EPS), x, grad.double())
+def test_normalize_backward(dtype, memory_format, shape, affine) -> None:
+    x = make_map(shape, dtype, memory_format, mean=2.0)
+    grad = make_map(shape, dtype, torch.contiguous_format, seed=1)
+    gamma = make(shape[1], seed=2) if affine else None
+    beta = make(shape[1], seed=3)
+    leaf, factor, shift = (
+        value.detach().double().requires_grad_()
+        for value in (x, torch.ones_like(beta) if gamma is None else gamma, beta)
+    )
+    y = F.group_norm(leaf, 1, factor, shift, eps=EPS)
+    wanted = torch.autograd.grad(y, (leaf, factor, shift), grad.double())
 
-    n = (x.detach() - mean[:, None, None, None]) * rstd[:, None, None, None]
-    n = n.float().contiguous(memory_format=memory_format)
-    grad_x = kernels.normalize_backward(grad, n, rstd.float(), torch.float32)
-    check(grad_x, wanted, scale=5)
-    check_format(grad_x, n)
+    mean, rstd = (value.float() for value in reference_moments(x))
+    grad_x, by_gamma, by_beta = kernels.normalize_backward(grad, x, mean, rstd, gamma)
+    check(grad_x, wanted[0], dtype, scale=20)
+    check(by_gamma, wanted[1], scale=200)
+    check(by_beta, wanted[2], scale=200)
+    check_format(grad_x, x)
 
 
-def test_normalize_backward_in_lower_precision() -> None:
-    n, grad = make(1, 3, 5, 5).bfloat16(), make(1, 3, 5, 5, seed=1).bfloat16()
-    rstd = torch.full((1,), 0.7, device=DEVICE)
-    wide, wide_grad = n.double(), grad.double()
-    wanted = rstd.double() * (wide_grad - wide_grad.mean() - wide * (wide_grad * wide).mean())
-    check(kernels.normalize_backward(grad, n, rstd, torch.float16), wanted, torch.float16)
+def test_normalize_backward_of_a_mean_far_above_the_spread() -> None:
+    x, grad, gamma = make(2, 6, 20, 20, mean=1e3), make(2, 6, 20, 20, seed=1), make(6, seed=2)
+    leaf = x.double().requires_grad_()
+    y = F.group_norm(leaf, 1, gamma.double(), eps=EPS)
+    (wanted,) = torch.autograd.grad(y, leaf, grad.double())
+    mean, rstd = (value.float() for value in reference_moments(x))
+    grad_x, _, _ = kernels.normalize_backward(grad, x, mean, rstd, gamma)
+    torch.testing.assert_close(grad_x.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------- pooling
@@ -334,8 +349,8 @@ def arguments(x: Tensor, grad: Tensor) -> dict[str, tuple]:
     f32 = torch.float32
     return {
         "moments": (x, EPS),
-        "normalize": (x, mean, rstd, f32),
-        "normalize_backward": (grad, x, rstd, f32),
+        "normalize": (x, mean, rstd, identity, identity, f32),
+        "normalize_backward": (grad, x, mean, rstd, identity),
         "pool_residual": (x, factor, identity, 3, f32),
         "pool_residual_moments": (x, factor, identity, 3, f32, EPS),
         "pool_residual_backward": (grad, x, mean, rstd, factor, identity, 3),
