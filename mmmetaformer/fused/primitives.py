@@ -206,12 +206,16 @@ def _one_over_window(x: Tensor, pool_size: int) -> Tensor:
 def has_fast_products(*maps: Tensor) -> bool:
     """Whether oneDNN can work on the maps as they are, and as matrices of float32. torch's own
     products of matrices go to another library, which is slower on some processors."""
-    return _has_onednn() and all(
-        part.dtype == torch.float32
-        and part.device.type == "cpu"
-        and part.numel() > 0
-        and part.is_contiguous(memory_format=torch.channels_last)
-        for part in maps
+    return (
+        _has_onednn()
+        and torch.backends.mkldnn.enabled
+        and all(
+            part.dtype == torch.float32
+            and part.device.type == "cpu"
+            and part.numel() > 0
+            and part.is_contiguous(memory_format=torch.channels_last)
+            for part in maps
+        )
     )
 
 
