@@ -66,6 +66,7 @@ def cases(
             3 * one + 2 * one_hidden,
         ),
         "pooling": ("pool_residual", (x, factor, None, 3, dtype), 2 * one),
+        "pooling, moments": ("pool_residual_moments", (x, factor, None, 3, dtype, 1e-5), 2 * one),
         "pooling backward": ("pool_residual_backward", (grad, *back), 5 * one),
         "GELU": ("activate", (z, "gelu", ()), 2 * z.nbytes),
         "GELU backward": ("activate_backward", (grad_z, z, "gelu", ()), 4 * z.nbytes),

@@ -95,12 +95,15 @@ def _pool_residual(
     drop: Tensor | None,
     pool_size: int,
     ops: Any,
-) -> Tensor:
+    *eps: float,
+) -> Any:
+    """The result; with an ``eps`` also its mean and 1 / deviation."""
     dtype = x.dtype
     for parameter in (gamma, layer_scale, identity):
         dtype = dtype if parameter is None else torch.promote_types(dtype, parameter.dtype)
     factor = _factor(rstd, drop, gamma, layer_scale)
-    return ops.pool_residual(x, factor, identity, pool_size, dtype)
+    pool_residual = ops.pool_residual_moments if eps else ops.pool_residual
+    return pool_residual(x, factor, identity, pool_size, dtype, *eps)
 
 
 def _pool_residual_backward(
@@ -470,12 +473,18 @@ class Branch(Function):
         return grad_x, None, *by_tensors
 
 
-def _branch(x: Tensor, settings: BranchSettings, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Its result and what of it is kept besides ``x``: mean, 1 / deviation, all parts of ``z``."""
+def _branch(
+    x: Tensor, settings: BranchSettings, *tensors: Tensor | None, moments: Sequence[Tensor] = ()
+) -> tuple[Tensor, ...]:
+    """Its result and what of it is kept besides ``x``: mean, 1 / deviation, all parts of ``z``.
+    The first two may be given as ``moments``."""
     of, numbers = BranchTensors.split(tensors)
-    ops = implementation(settings.backend)
+    norm, ops = NORMS[settings.norm], implementation(settings.backend)
     dtype = compute_dtype(x, of.weight)
-    n, *kept = NORMS[settings.norm].apply(x, settings.eps, of.gamma, of.beta, dtype, ops)
+    if moments:
+        n, *kept = norm.again(x, *moments, of.gamma, of.beta, dtype, ops), *moments
+    else:
+        n, *kept = norm.apply(x, settings.eps, of.gamma, of.beta, dtype, ops)
     if of.layer_scale is not None:
         dtype = torch.promote_types(dtype, of.layer_scale.dtype)
     of_branch, factor = dtype, of.factor(dtype)
@@ -676,8 +685,11 @@ class PoolResidualBranch(Function):
         ops = implementation(settings.backend)
         pool = gamma, beta, layer_scale, identity, drop
         mean, rstd = ops.moments(x, eps)
-        y = _pool_residual(x, rstd, *pool, pool_size, ops)
-        result, *saved = _branch(y, settings, *tensors)
+        if settings.norm == "image":
+            y, *moments = _pool_residual(x, rstd, *pool, pool_size, ops, settings.eps)
+        else:
+            y, moments = _pool_residual(x, rstd, *pool, pool_size, ops), ()
+        result, *saved = _branch(y, settings, *tensors, moments=moments)
         kept = y if _is_small(y) else None
         ctx.save_for_backward(kept, x, mean, rstd, *pool, *tensors, *saved)
         ctx.settings, ctx.pool_size, ctx.count = settings, pool_size, len(tensors)

@@ -153,6 +153,19 @@ def pool_residual(
     return torch.addcmul(_scaled(x, identity), difference, per_image(factor)).to(dtype)
 
 
+def pool_residual_moments(
+    x: Tensor,
+    factor: Tensor,
+    identity: Tensor | None,
+    pool_size: int,
+    dtype: torch.dtype,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`pool_residual` and the :func:`moments` of its result."""
+    y = pool_residual(x, factor, identity, pool_size, dtype)
+    return y, *moments(y, eps)
+
+
 def pool_residual_backward(
     grad: Tensor,
     x: Tensor,

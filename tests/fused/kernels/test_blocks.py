@@ -21,7 +21,7 @@ FUNCTIONS = {
     "moments",
     "normalize",
     "normalize_backward",
-    "pool_residual",
+    "pool_residual_moments",
     "pool_residual_backward",
     "activate",
     "activate_backward",
