@@ -98,8 +98,9 @@ def _pool_residual(
     *eps: float,
 ) -> Any:
     """The result; with an ``eps`` also its mean and 1 / deviation."""
+    # On the CPU, GroupNorm gives the dtype of its map, under CUDA's autocast that of its weight.
     dtype = x.dtype
-    for parameter in (gamma, layer_scale, identity):
+    for parameter in (gamma if x.is_cuda else None, layer_scale, identity):
         dtype = dtype if parameter is None else torch.promote_types(dtype, parameter.dtype)
     factor = _factor(rstd, drop, gamma, layer_scale)
     pool_residual = ops.pool_residual_moments if eps else ops.pool_residual

@@ -184,6 +184,15 @@ def test_autocast_is_as_accurate_as_plain(kind, dtype, mean):
         assert error(fused[name], exact[name]) <= 1.1 * error(plain[name], exact[name])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtype_under_autocast(kind, dtype):
+    block = make(kind).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        x = image(dtype=torch.float32).to(dtype)
+        assert block(x).dtype == twin(block)(x).dtype
+
+
 def test_a_small_layer_scale_does_not_vanish_in_half_precision():
     block = make("poolformer").float()
     with torch.no_grad():
