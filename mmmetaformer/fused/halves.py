@@ -284,12 +284,10 @@ def _scale(module: nn.Module) -> Tensor | None:
 
 def _drop_factor(half: Half, x: Tensor, dtype: torch.dtype) -> Tensor | None:
     """What drop path multiplies each image's branch by, (B,); None for one. It takes the random
-    numbers that the module would take for a branch that LayerScale gets in ``dtype``."""
-    drop_path, scale = half.drop_path, _scale(half.layer_scale)
+    numbers that the module would take for a branch of ``dtype``, which is before LayerScale."""
+    drop_path = half.drop_path
     if not isinstance(drop_path, DropPath) or not drop_path.training:
         return None
-    if scale is not None:
-        dtype = torch.promote_types(dtype, scale.dtype)
     kept = drop_path(torch.ones(x.shape[0], 1, 1, 1, dtype=dtype, device=x.device)) > 0
     return kept.flatten().to(wide(dtype)) / (1 - drop_path.drop_prob)
 

@@ -193,6 +193,20 @@ def test_dtype_under_autocast(kind, dtype):
         assert block(x).dtype == twin(block)(x).dtype
 
 
+@pytest.mark.parametrize("kind", ["poolformer", "convformer", "caformer", "attention, image norm"])
+def test_drop_path_leaves_out_the_same_branches_under_autocast(kind):
+    block = make(kind, drop_path_rate=0.5).float().train()
+    x = image(dtype=torch.float32, batch=16)
+    outputs = []
+    for form in (block, twin(block)):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs.append(form(x).float())
+    fused, plain = ((output - x).flatten(1).norm(dim=1) for output in outputs)
+    torch.testing.assert_close(fused, plain, rtol=0.05, atol=0.05)
+    assert plain.max() > 2 * plain.min()  # some branches are out
+
+
 def test_a_small_layer_scale_does_not_vanish_in_half_precision():
     block = make("poolformer").float()
     with torch.no_grad():
