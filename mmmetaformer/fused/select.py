@@ -93,16 +93,20 @@ def run_fused_norm(norm: nn.Module, x: Tensor, fused: bool | str) -> Tensor | No
 def run_plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """A norm by its own module, of a map as the fused path lays it out.
 
-    torch's GroupNorm of a channels_last map on the CPU subtracts squares, which leaves no digits
-    when the mean is large. A number that all values of an image share changes nothing of the
-    result, so that the mean is taken off first.
+    Of a channels_last map on the CPU, torch's GroupNorm
+
+    - subtracts squares, which leaves no digits when the mean is large. A number that all values of
+      an image share changes nothing of the result, so that the mean is taken off first;
+    - crashes in the backward pass when the map itself needs no gradient, as behind frozen layers.
     """
-    if (
-        isinstance(norm, nn.GroupNorm)
-        and (x.device.type, x.dtype) == ("cpu", torch.float32)
-        and functions_run()
-        and not (x.is_contiguous() or _is_watched(norm))
-    ):
+    if not isinstance(norm, nn.GroupNorm) or x.device.type != "cpu" or not functions_run():
+        return norm(x)
+    if x.is_contiguous():
+        return norm(x)
+    trained = torch.is_grad_enabled() and any(part.requires_grad for part in norm.parameters())
+    if trained and not x.requires_grad:
+        return norm(x.contiguous())
+    if x.dtype == torch.float32 and not _is_watched(norm):
         x = x - x.detach().mean((1, 2, 3), keepdim=True)
     return norm(x)
 

@@ -373,6 +373,16 @@ def test_large_mean_in_a_plain_half(norm):
     assert error(found["x"], exact["x"]) < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_plain_half_behind_frozen_layers(dtype):
+    """Where torch's GroupNorm of a channels_last map crashes in the backward pass."""
+    block = MetaFormerBlock(DIM, dict(type="identity"), None, GN, {}).to(dtype)
+    x = image(dtype=dtype).contiguous(memory_format=torch.channels_last)
+    block(x).sum().backward()
+    wanted = nn.functional.group_norm(x.float(), 1).sum((0, 2, 3))
+    torch.testing.assert_close(block.norm1.weight.grad.float(), wanted, rtol=0.05, atol=0.05)
+
+
 def test_traced_and_transformed_models_run_plain():
     block = make("poolformer").eval()
     traced = torch.jit.trace(block, image())
