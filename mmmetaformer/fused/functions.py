@@ -278,10 +278,9 @@ class Norm(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x = ctx.saved_tensors[0]
+        x, *rest = ctx.saved_tensors  # which checkpoints hand out once
         norm, backend = ctx.settings
-        ops = implementation(backend)
-        grads = NORMS[norm].backward(_laid_out(grad, x), *ctx.saved_tensors, ops)
+        grads = NORMS[norm].backward(_laid_out(grad, x), x, *rest, implementation(backend))
         return *grads, *(None,) * 3
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
 
 from mmmetaformer.fused import functions
 from mmmetaformer.fused.functions import (
@@ -183,6 +184,24 @@ def test_contiguous_keeps_the_gradients_in_channels_last():
     y.backward(grad)
     assert grads[0].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(grads[0], grad, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "tensors"),
+    [
+        (Norm, lambda: (leaf(3), leaf(3))),
+        (NormLinear, lambda: (leaf(3), leaf(3), leaf(4, 3), leaf(4))),
+    ],
+)
+def test_checkpoints_hand_out_saved_tensors_once(function, tensors):
+    x, tensors = image(), tensors()
+
+    def run(x):
+        return function.apply(x, *tensors, "image", 1e-5, "torch")
+
+    (wanted,) = torch.autograd.grad(run(x).square().sum(), x)
+    (found,) = torch.autograd.grad(checkpoint(run, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_second_derivatives_are_refused():
