@@ -375,14 +375,15 @@ class NormLinear(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *of_norm, weight, bias = ctx.saved_tensors
         norm, dtype, backend = ctx.settings
-        ops, x = implementation(backend), of_norm[0]
-        grad = _laid_out(grad, x)
+        ops = implementation(backend)
+        grad = _laid_out(grad, of_norm[0])
+        n = NORMS[norm].again(*of_norm, dtype, ops)
         by_norm, by_weight, by_bias = (None,) * 3, None, None
         if any(ctx.needs_input_grad[3:5]):
-            by_weight = _pointwise_weight(grad, NORMS[norm].again(*of_norm, dtype, ops), weight)
-            by_weight, by_bias = _like(weight, by_weight), _like(bias, _bias_gradient(grad, bias))
+            by_weight = _like(weight, _pointwise_weight(grad, n, weight))
+            by_bias = _like(bias, _bias_gradient(grad, bias))
         if any(ctx.needs_input_grad[:3]):
-            by_norm = NORMS[norm].backward(_pointwise_input(grad, x, weight), *of_norm, ops)
+            by_norm = NORMS[norm].backward(_pointwise_input(grad, n, weight), *of_norm, ops)
         return *by_norm, by_weight, by_bias, *(None,) * 3
 
 
@@ -795,7 +796,7 @@ def _depthwise_parameters(
 
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, of_input: bool) -> Tensor:
     """Gradient by input or by weight of a convolution that keeps the size and is pointwise or
-    depthwise. For the former, of ``x`` only size and memory format count."""
+    depthwise. For the former, of ``x`` only size, dtype and memory format count."""
     padding = weight.shape[-1] // 2
     groups = x.shape[1] // weight.shape[1]
     by_input, by_weight, _ = aten.convolution_backward(
