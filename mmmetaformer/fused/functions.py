@@ -513,9 +513,10 @@ def _branch(
 def _joined(
     x: Tensor | None, identity: Tensor | None, branch: Tensor, factor: Tensor | None
 ) -> Tensor:
-    """``identity * x + factor * branch``, of which the branch may be overwritten."""
+    """``identity * x + factor * branch``; new memory."""
     if x is None:
-        return branch if factor is None else branch.mul_(factor)
+        # The branch may be a view, and what a Function returns of these cannot change in place.
+        return branch.clone() if factor is None else branch * factor
     if identity is not None:
         x = x * identity.view(-1, 1, 1)
     return x + branch if factor is None else torch.addcmul(x, branch, factor)

@@ -268,6 +268,18 @@ def test_frozen_parameters_get_no_gradient():
         torch.testing.assert_close(fused[name], plain[name])
 
 
+@pytest.mark.parametrize("layer_scale", [None, 0.5])
+@pytest.mark.parametrize("residual", [True, False])
+def test_the_result_may_be_changed_in_place(residual, layer_scale):
+    block = make("convformer", residual=residual, layer_scale_init_value=layer_scale).float()
+    x = image(dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for each in (block, twin(block)):
+        each(x).mul_(2).square().sum().backward()
+        gradients.append([parameter.grad for parameter in each.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
 def test_used_twice():
     block = make("poolformer")
     x = image()
