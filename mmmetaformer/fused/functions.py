@@ -644,11 +644,12 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _is_taken_in_parts(n: Tensor, of: BranchTensors) -> bool:
-    positions = n.numel() // n.shape[1]
+    size = n[:, :1].numel() * of.weight.shape[0] * n.element_size()
     return (
         of.depthwise is None
         and n.device.type == "cpu"
-        and positions * of.weight.shape[0] * n.element_size() >= _LARGE
+        and size >= _LARGE
+        and size > n.shape[0] * _PART  # products of small images one by one are slow
         and n.is_contiguous(memory_format=torch.channels_last)
     )
 

@@ -110,6 +110,14 @@ def test_branch_in_parts(monkeypatch, full, rows):
     gradcheck(Branch.apply, (x, *arguments))
 
 
+def test_small_images_are_taken_at_once(monkeypatch):
+    monkeypatch.setattr(functions, "_LARGE", 0)
+    monkeypatch.setattr(functions, "_PART", 4 * 20 * 8)  # the hidden values of an image
+    result = Branch.apply(image(torch.channels_last), *branch_arguments("gelu", False, True))
+    kept = [tensor.shape for tensor in result.grad_fn.saved_tensors if tensor is not None]
+    assert (2, 4, 4, 5) in kept
+
+
 @pytest.mark.parametrize("frozen", ["gamma beta", "weight bias", "weight2 bias2 layer_scale"])
 @pytest.mark.parametrize("of_x", [True, False])
 def test_branch_with_frozen_parameters(frozen, of_x):
