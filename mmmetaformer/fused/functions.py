@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -781,8 +782,16 @@ def _product_over_windows(
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = weight.shape[-1] // 2
-    return F.conv2d(x, weight.to(x.dtype), _cast(bias, x), padding=padding, groups=weight.shape[0])
+    padding, groups = weight.shape[-1] // 2, weight.shape[0]
+    # The backward pass may run inside of autocast when the forward pass did not.
+    with _without_autocast(x.device.type):
+        return F.conv2d(x, weight.to(x.dtype), _cast(bias, x), padding=padding, groups=groups)
+
+
+def _without_autocast(device: str) -> AbstractContextManager:
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _depthwise_input(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
