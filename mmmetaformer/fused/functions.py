@@ -274,7 +274,8 @@ class Norm(Function):
         n, *saved = NORMS[norm].apply(x, eps, gamma, beta, dtype, implementation(backend))
         ctx.save_for_backward(x, *saved, gamma, beta)
         ctx.settings = norm, backend
-        return n.contiguous()
+        # A copy also of what is contiguous: it may be a view, which could not change in place.
+        return n.clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @once_differentiable

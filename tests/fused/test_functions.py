@@ -63,6 +63,15 @@ def test_norm(norm, full):
     gradcheck(Norm.apply, (image(torch.channels_last), gamma, beta, norm, 1e-5, "torch"))
 
 
+@pytest.mark.parametrize("norm", ["image", "position"])
+@pytest.mark.parametrize("size", [(1, 1), (4, 5)])
+def test_the_result_of_a_norm_may_be_changed_in_place(norm, size):
+    x = torch.randn(2, 3, *size, dtype=torch.double).contiguous(memory_format=torch.channels_last)
+    y = Norm.apply(x.requires_grad_(), leaf(3), None, norm, 1e-5, "torch")
+    assert y.is_contiguous()
+    y.mul_(2).square().sum().backward()
+
+
 def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image", **changes):
     """Of ``Branch`` behind its map of 3 channels."""
     numbers = (leaf(1), leaf(1)) if act == "star_relu" else ()
