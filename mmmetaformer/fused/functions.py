@@ -490,7 +490,7 @@ def _branch(
         n, *kept = norm.apply(x, settings.eps, of.gamma, of.beta, dtype, ops)
     if of.layer_scale is not None:
         dtype = torch.promote_types(dtype, of.layer_scale.dtype)
-    of_branch, factor = dtype, of.factor(dtype)
+    branch_dtype, factor = dtype, of.factor(dtype)
 
     def run(n: Tensor, x: Tensor, factor: Tensor | None) -> Tensor:
         z = _pointwise(n, of.weight, of.bias)
@@ -499,7 +499,7 @@ def _branch(
         hidden = ops.activate(z, settings.act, numbers, not settings.differentiable)
         if of.depthwise is not None:
             hidden = _depthwise(hidden, of.depthwise, of.depthwise_bias)
-        branch = _pointwise(hidden, of.weight2, of.bias2).to(of_branch)
+        branch = _pointwise(hidden, of.weight2, of.bias2).to(branch_dtype)
         return _joined(x if settings.residual else None, of.identity, branch, factor)
 
     if not _is_taken_in_parts(n, of):
@@ -542,12 +542,7 @@ def _branch_backward(
     dtype = hidden_inputs[0].dtype
     of_map = x, mean, rstd, of.gamma, of.beta
     grad = _laid_out(grad, x)
-    # The weights' gradient before LayerScale is a small LayerScale's inverse times as large, and
-    # would leave the range of float16.
-    unit = None
-    if of.layer_scale is not None and dtype == torch.float16:
-        unit = of.layer_scale.abs().amax()
-        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+    unit = _unit(of.layer_scale, dtype)
     before_scale = of.drop
     if unit is not None:
         before_scale = unit.expand(x.shape[0]) if of.drop is None else of.drop * unit
@@ -615,6 +610,15 @@ def _branch_backward(
         None,
         *by_numbers,
     )
+
+
+def _unit(layer_scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A factor that keeps the gradients before LayerScale, which are a small LayerScale's inverse
+    times as large as those behind it, within the range of float16; None for one."""
+    if layer_scale is None or dtype != torch.float16:
+        return None
+    largest = layer_scale.abs().amax()
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def _scale_gradients(
