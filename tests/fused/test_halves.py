@@ -240,6 +240,20 @@ def test_a_backward_pass_inside_of_autocast_is_the_same(kind):
     torch.testing.assert_close(inside, outside, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["relu", "poolformer", "poolformerv2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_of_a_map_in_parts(monkeypatch, kind, dtype):
+    block = make(kind, drop_path_rate=0.5).float()
+    x = image(dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    whole = run(block, x, dtype=dtype)
+    monkeypatch.setattr(functions, "_LARGE", 0)
+    monkeypatch.setattr(functions, "_PART", 2 * 7 * 4 * DIM * 2)  # two rows of hidden values
+    parts = run(block, x, dtype=dtype)
+    assert run(twin(block), x, dtype=dtype)["output"].dtype == parts["output"].dtype
+    for name in ("output", "x", "norm2.weight", "mlp.fc1.weight", "mlp.fc2.weight"):
+        assert error(parts[name], whole[name].double()) < 0.01
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_large_mean(layout):
     block = make("poolformer")
@@ -266,6 +280,22 @@ def test_frozen_parameters_get_no_gradient():
     assert given == {"output", "x", "norm2.weight"}
     for name in given:
         torch.testing.assert_close(fused[name], plain[name])
+
+
+@pytest.mark.parametrize("kind", ["poolformer", "poolformerv2", "sepconv with biases", "caformer"])
+def test_a_single_trained_parameter(kind):
+    block, x = make(kind), image()
+    for trained, _ in block.named_parameters():
+        for name, parameter in block.named_parameters():
+            parameter.requires_grad = name == trained
+        gradients = []
+        for each in (block, twin(block)):
+            each.zero_grad()
+            each(x).square().sum().backward()
+            gradients.append({name: p.grad for name, p in each.named_parameters()})
+        given = [name for name, gradient in gradients[0].items() if gradient is not None]
+        assert given == [trained]
+        torch.testing.assert_close(gradients[0][trained], gradients[1][trained])
 
 
 @pytest.mark.parametrize("layer_scale", [None, 0.5])
