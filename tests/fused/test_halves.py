@@ -225,6 +225,19 @@ def test_a_small_layer_scale_does_not_vanish_in_half_precision():
         assert error(fused[name], exact[name]) < 0.005
 
 
+def test_only_the_backward_pass_inside_of_autocast():
+    block, x = make("sepconv with biases").float(), image(dtype=torch.float32)
+    outside = run(block, x)
+    x.requires_grad_()
+    block.zero_grad()
+    y = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(2)))
+    inside = dict(x=x.grad, **{name: p.grad for name, p in block.named_parameters()})
+    del outside["output"]
+    torch.testing.assert_close(inside, outside, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["poolformer", "convformer"])
 def test_a_backward_pass_inside_of_autocast_is_the_same(kind):
     block = make(kind).float()
