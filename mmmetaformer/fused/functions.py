@@ -74,7 +74,7 @@ class PoolResidual(Function):
         parameters = gamma, beta, layer_scale, identity, drop
         ctx.save_for_backward(x, mean, rstd, *parameters)
         ctx.settings = pool_size, backend
-        return _pool_residual(x, rstd, *parameters, pool_size, ops)
+        return ops.pool_residual(x, *_pool_arguments(x, rstd, *parameters, pool_size))
 
     @staticmethod
     @once_differentiable
@@ -86,7 +86,7 @@ class PoolResidual(Function):
         return *grads, *(None,) * 4
 
 
-def _pool_residual(
+def _pool_arguments(
     x: Tensor,
     rstd: Tensor,
     gamma: Tensor,
@@ -95,17 +95,13 @@ def _pool_residual(
     identity: Tensor | None,
     drop: Tensor | None,
     pool_size: int,
-    ops: Any,
-    *eps: float,
-) -> Any:
-    """The result; with an ``eps`` also its mean and 1 / deviation."""
+) -> tuple:
+    """Of the primitive ``pool_residual`` behind its map."""
     # On the CPU, GroupNorm gives the dtype of its map, under CUDA's autocast that of its weight.
     dtype = x.dtype
     for parameter in (gamma if x.is_cuda else None, layer_scale, identity):
         dtype = dtype if parameter is None else torch.promote_types(dtype, parameter.dtype)
-    factor = _factor(rstd, drop, gamma, layer_scale)
-    pool_residual = ops.pool_residual_moments if eps else ops.pool_residual
-    return pool_residual(x, factor, identity, pool_size, dtype, *eps)
+    return _factor(rstd, drop, gamma, layer_scale), identity, pool_size, dtype
 
 
 def _pool_residual_backward(
@@ -549,8 +545,8 @@ def _branch_backward(
 
     def run(n: Tensor, grad: Tensor, z: Tensor, after: Tensor | None, before: Tensor | None):
         """Gradient by ``n``, and what adds up to those by the parameters."""
-        by_branch = _scaled(grad, after, dtype)
-        by_last = by_branch if of.layer_scale is None else _scaled(grad, before, dtype)
+        by_branch = _times_factor(grad, after, dtype)
+        by_last = by_branch if of.layer_scale is None else _times_factor(grad, before, dtype)
         by_inner = _pointwise_input(by_branch, z, of.weight2)
         by_hidden = by_inner
         if of.depthwise is not None:
@@ -636,7 +632,7 @@ def _scale_gradients(
     return by_scale, None if by_bias2 is None else by_bias2 * scale
 
 
-def _scaled(grad: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _times_factor(grad: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
     return (grad if factor is None else grad * factor).to(dtype)
 
 
@@ -694,10 +690,11 @@ class PoolResidualBranch(Function):
         ops = implementation(settings.backend)
         pool = gamma, beta, layer_scale, identity, drop
         mean, rstd = ops.moments(x, eps)
+        arguments = _pool_arguments(x, rstd, *pool, pool_size)
         if settings.norm == "image":
-            y, *moments = _pool_residual(x, rstd, *pool, pool_size, ops, settings.eps)
+            y, *moments = ops.pool_residual_moments(x, *arguments, settings.eps)
         else:
-            y, moments = _pool_residual(x, rstd, *pool, pool_size, ops), ()
+            y, moments = ops.pool_residual(x, *arguments), ()
         result, *saved = _branch(y, settings, *tensors, moments=moments)
         kept = y if _is_small(y) else None
         ctx.save_for_backward(kept, x, mean, rstd, *pool, *tensors, *saved)
@@ -711,7 +708,7 @@ class PoolResidualBranch(Function):
         y, x, mean, rstd, *rest = ctx.saved_tensors
         pool, tensors, saved = rest[:5], rest[5 : 5 + ctx.count], rest[5 + ctx.count :]
         if y is None:
-            y = _pool_residual(x, rstd, *pool, ctx.pool_size, ops)
+            y = ops.pool_residual(x, *_pool_arguments(x, rstd, *pool, ctx.pool_size))
         needs = True, *ctx.needs_input_grad[9:]
         grad_y, *by_tensors = _branch_backward(grad, y, saved, ctx.settings, needs, *tensors)
         by_pool = _pool_residual_backward(grad_y, x, mean, rstd, *pool, ctx.pool_size, ops)
