@@ -74,7 +74,7 @@ class PoolResidual(Function):
         parameters = gamma, beta, layer_scale, identity, drop
         ctx.save_for_backward(x, mean, rstd, *parameters)
         ctx.settings = pool_size, backend
-        return ops.pool_residual(x, *_pool_arguments(x, rstd, *parameters, pool_size))
+        return ops.pool_residual(x, *_pool_residual_arguments(x, rstd, *parameters, pool_size))
 
     @staticmethod
     @once_differentiable
@@ -86,7 +86,7 @@ class PoolResidual(Function):
         return *grads, *(None,) * 4
 
 
-def _pool_arguments(
+def _pool_residual_arguments(
     x: Tensor,
     rstd: Tensor,
     gamma: Tensor,
@@ -140,104 +140,66 @@ def _factor(rstd: Tensor, drop: Tensor | None, gamma: Tensor, layer_scale: Tenso
     return torch.outer(rows, channels)
 
 
-class _ImageNorm:
-    """Over channels and positions of an image; what this file needs of a norm: to apply it, to
-    apply it again to the same map, and its gradients."""
+@dataclass(frozen=True)
+class _AffineNorm:
+    """What this file needs of a norm: to apply it, to apply it again to the same map, given what it
+    found there, and its gradients by the map, gamma and beta.
 
-    @staticmethod
-    def apply(
-        x: Tensor,
-        eps: float,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        dtype: torch.dtype,
-        ops: Any,
-    ) -> tuple[Tensor, ...]:
-        mean, rstd = ops.moments(x, eps)
-        return ops.normalize(x, mean, rstd, gamma, beta, dtype), mean, rstd
+    Attributes:
+        gamma, beta: (C,) or None.
+        ops: The primitives.
+    """
 
-    @staticmethod
-    def again(
-        x: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        dtype: torch.dtype,
-        ops: Any,
-    ) -> Tensor:
-        return ops.normalize(x, mean, rstd, gamma, beta, dtype)
+    gamma: Tensor | None
+    beta: Tensor | None
+    ops: Any
 
-    @staticmethod
+
+class _ImageNorm(_AffineNorm):
+    """Over channels and positions of an image."""
+
+    def apply(self, x: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        mean, rstd = self.ops.moments(x, eps)
+        return self.again(x, mean, rstd, dtype), mean, rstd
+
+    def again(self, x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.ops.normalize(x, mean, rstd, self.gamma, self.beta, dtype)
+
     def backward(
-        grad: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        ops: Any,
+        self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor
     ) -> tuple[Tensor | None, ...]:
-        grad_x, by_gamma, by_beta = ops.normalize_backward(grad, x, mean, rstd, gamma)
-        return grad_x, _like(gamma, by_gamma), _like(beta, by_beta)
+        grad_x, *by_affine = self.ops.normalize_backward(grad, x, mean, rstd, self.gamma)
+        return grad_x, *map(_like, (self.gamma, self.beta), by_affine)
 
 
-class _PositionNorm:
+class _PositionNorm(_AffineNorm):
     """Over the channels of each position. torch's own operator does it in one pass."""
 
-    @staticmethod
-    def apply(
-        x: Tensor,
-        eps: float,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        dtype: torch.dtype,
-        ops: Any,
-    ) -> tuple[Tensor, ...]:
+    def apply(self, x: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
         rows = _rows(x.to(wide(x.dtype)))
-        affine = _cast(gamma, rows), _cast(beta, rows)
+        affine = _cast(self.gamma, rows), _cast(self.beta, rows)
         n, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], *affine, eps)
         return _map(n).to(dtype), mean, rstd
 
-    @staticmethod
-    def again(
-        x: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        dtype: torch.dtype,
-        ops: Any,
-    ) -> Tensor:
+    def again(self, x: Tensor, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Tensor:
         n = torch.sub(_rows(x), mean).mul_(rstd)
-        if gamma is not None:
-            n.mul_(gamma)
-        if beta is not None:
-            n.add_(beta)
+        if self.gamma is not None:
+            n.mul_(self.gamma)
+        if self.beta is not None:
+            n.add_(self.beta)
         return _map(n).to(dtype)
 
-    @staticmethod
     def backward(
-        grad: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        ops: Any,
+        self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor
     ) -> tuple[Tensor | None, ...]:
         rows, grad_rows = (_rows(tensor.to(wide(tensor.dtype))) for tensor in (x, grad))
-        affine = _cast(gamma, rows), _cast(beta, rows)
-        grad_x, by_gamma, by_beta = aten.native_layer_norm_backward(
-            grad_rows,
-            rows,
-            rows.shape[-1:],
-            mean,
-            rstd,
-            *affine,
-            [True, gamma is not None, beta is not None],
+        parameters = self.gamma, self.beta
+        affine = [_cast(parameter, rows) for parameter in parameters]
+        needs = [True, *(parameter is not None for parameter in parameters)]
+        grad_x, *by_affine = aten.native_layer_norm_backward(
+            grad_rows, rows, rows.shape[-1:], mean, rstd, *affine, needs
         )
-        return _map(grad_x).to(x.dtype), _like(gamma, by_gamma), _like(beta, by_beta)
+        return _map(grad_x).to(x.dtype), *map(_like, parameters, by_affine)
 
 
 NORMS = {"image": _ImageNorm, "position": _PositionNorm}
@@ -267,7 +229,7 @@ class Norm(Function):
         backend: str,
     ) -> Tensor:
         dtype = x.dtype if gamma is None else torch.promote_types(x.dtype, gamma.dtype)
-        n, *saved = NORMS[norm].apply(x, eps, gamma, beta, dtype, implementation(backend))
+        n, *saved = NORMS[norm](gamma, beta, implementation(backend)).apply(x, eps, dtype)
         ctx.save_for_backward(x, *saved, gamma, beta)
         ctx.settings = norm, backend
         # A copy also of what is contiguous: it may be a view, which could not change in place.
@@ -276,9 +238,10 @@ class Norm(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *rest = ctx.saved_tensors  # which checkpoints hand out once
-        norm, backend = ctx.settings
-        grads = NORMS[norm].backward(_laid_out(grad, x), x, *rest, implementation(backend))
+        x, mean, rstd, *affine = ctx.saved_tensors  # which checkpoints hand out once
+        name, backend = ctx.settings
+        norm = NORMS[name](*affine, implementation(backend))
+        grads = norm.backward(_laid_out(grad, x), x, mean, rstd)
         return *grads, *(None,) * 3
 
 
@@ -363,7 +326,7 @@ class NormLinear(Function):
         backend: str,
     ) -> Tensor:
         dtype = compute_dtype(x, weight)
-        n, *saved = NORMS[norm].apply(x, eps, gamma, beta, dtype, implementation(backend))
+        n, *saved = NORMS[norm](gamma, beta, implementation(backend)).apply(x, eps, dtype)
         ctx.save_for_backward(x, *saved, gamma, beta, weight, bias)
         ctx.settings = norm, dtype, backend
         return _pointwise(n, weight, bias)
@@ -371,17 +334,17 @@ class NormLinear(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *of_norm, weight, bias = ctx.saved_tensors
-        norm, dtype, backend = ctx.settings
-        ops = implementation(backend)
-        grad = _laid_out(grad, of_norm[0])
-        n = NORMS[norm].again(*of_norm, dtype, ops)
+        x, mean, rstd, gamma, beta, weight, bias = ctx.saved_tensors
+        name, dtype, backend = ctx.settings
+        norm = NORMS[name](gamma, beta, implementation(backend))
+        grad = _laid_out(grad, x)
+        n = norm.again(x, mean, rstd, dtype)
         by_norm, by_weight, by_bias = (None,) * 3, None, None
         if any(ctx.needs_input_grad[3:5]):
             by_weight = _like(weight, _pointwise_weight(grad, n, weight))
             by_bias = _like(bias, _bias_gradient(grad, bias))
         if any(ctx.needs_input_grad[:3]):
-            by_norm = NORMS[norm].backward(_pointwise_input(grad, n, weight), *of_norm, ops)
+            by_norm = norm.backward(_pointwise_input(grad, n, weight), x, mean, rstd)
         return *by_norm, by_weight, by_bias, *(None,) * 3
 
 
@@ -478,12 +441,13 @@ def _branch(
     """Its result and what of it is kept besides ``x``: mean, 1 / deviation, all parts of ``z``.
     The first two may be given as ``moments``."""
     of, numbers = BranchTensors.split(tensors)
-    norm, ops = NORMS[settings.norm], implementation(settings.backend)
+    ops = implementation(settings.backend)
+    norm = NORMS[settings.norm](of.gamma, of.beta, ops)
     dtype = compute_dtype(x, of.weight)
     if moments:
-        n, *kept = norm.again(x, *moments, of.gamma, of.beta, dtype, ops), *moments
+        n, *kept = norm.again(x, *moments, dtype), *moments
     else:
-        n, *kept = norm.apply(x, settings.eps, of.gamma, of.beta, dtype, ops)
+        n, *kept = norm.apply(x, settings.eps, dtype)
     if of.layer_scale is not None:
         dtype = torch.promote_types(dtype, of.layer_scale.dtype)
     branch_dtype, factor = dtype, of.factor(dtype)
@@ -533,10 +497,10 @@ def _branch_backward(
     of_x, (needed, _) = needs[0], BranchTensors.split(needs[1:])
     of_norm = of_x or any(needed[:2])
     of_first, of_depthwise, of_last = any(needed[2:4]), any(needed[4:6]), any(needed[6:9])
-    norm, ops = NORMS[settings.norm], implementation(settings.backend)
+    ops = implementation(settings.backend)
+    norm = NORMS[settings.norm](of.gamma, of.beta, ops)
     mean, rstd, *hidden_inputs = saved
     dtype = hidden_inputs[0].dtype
-    of_map = x, mean, rstd, of.gamma, of.beta
     grad = _laid_out(grad, x)
     unit = _unit(of.layer_scale, dtype)
     before_scale = of.drop
@@ -566,7 +530,7 @@ def _branch_backward(
             *by_numbers,
         ]
 
-    n = norm.again(*of_map, dtype, ops)
+    n = norm.again(x, mean, rstd, dtype)
     factors = of.factor(wide(dtype)), None if before_scale is None else per_image(before_scale)
     if len(hidden_inputs) == 1:
         grad_n, sums = run(n, grad, *hidden_inputs, *factors)
@@ -585,7 +549,7 @@ def _branch_backward(
     by_scale = by_identity = None
     if of_last and of.layer_scale is not None:
         by_scale, by_bias2 = _scale_gradients(by_weight2, by_bias2, of, unit)
-    grad_x, by_gamma, by_beta = norm.backward(grad_n, *of_map, ops) if of_norm else (None,) * 3
+    grad_x, by_gamma, by_beta = norm.backward(grad_n, x, mean, rstd) if of_norm else (None,) * 3
     if settings.residual:
         if of.identity is not None:
             by_identity = (grad * x).sum((0, 2, 3))
@@ -690,7 +654,7 @@ class PoolResidualBranch(Function):
         ops = implementation(settings.backend)
         pool = gamma, beta, layer_scale, identity, drop
         mean, rstd = ops.moments(x, eps)
-        arguments = _pool_arguments(x, rstd, *pool, pool_size)
+        arguments = _pool_residual_arguments(x, rstd, *pool, pool_size)
         if settings.norm == "image":
             y, *moments = ops.pool_residual_moments(x, *arguments, settings.eps)
         else:
@@ -708,7 +672,7 @@ class PoolResidualBranch(Function):
         y, x, mean, rstd, *rest = ctx.saved_tensors
         pool, tensors, saved = rest[:5], rest[5 : 5 + ctx.count], rest[5 + ctx.count :]
         if y is None:
-            y = ops.pool_residual(x, *_pool_arguments(x, rstd, *pool, ctx.pool_size))
+            y = ops.pool_residual(x, *_pool_residual_arguments(x, rstd, *pool, ctx.pool_size))
         needs = True, *ctx.needs_input_grad[9:]
         grad_y, *by_tensors = _branch_backward(grad, y, saved, ctx.settings, needs, *tensors)
         by_pool = _pool_residual_backward(grad_y, x, mean, rstd, *pool, ctx.pool_size, ops)
