@@ -29,5 +29,10 @@ test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 optim_wrapper = dict(
     constructor='mmmetaformer.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(_delete_=True, decay_rate=1.0, num_layers=9, as_released=True))
+# The release's mmcv 1 counts the polynomial from iteration 0 and multiplies the warm-up onto it.
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=160000, by_epoch=False),
+]
 default_hooks = dict(checkpoint=dict(interval=4000, max_keep_ckpts=20, save_best='mIoU'))
 train_cfg = dict(val_interval=4000)

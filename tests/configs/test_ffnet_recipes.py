@@ -17,6 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from PIL import Image
 from torch import nn
 
@@ -313,7 +314,7 @@ UPERNETS = {
 }
 POLY = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type="PolyLR", eta_min=0.0, power=1.0, begin=1500, end=160000, by_epoch=False),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, begin=0, end=160000, by_epoch=False),
 ]
 ADE20K_TEST = [
     dict(type="LoadImageFromFile"),
@@ -400,6 +401,32 @@ SEGMENTATION_SCHEDULE = {
     "custom_hooks": None,
     "auto_scale_lr": dict(enable=False, base_batch_size=16),
 }
+
+
+@pytest.mark.parametrize("name", [UPERNET.format("2"), SEG_ADE20K])
+def test_learning_rate_of_every_iteration_is_that_of_mmcv_1(name, load):
+    """The release trained with mmcv 1: a polynomial from iteration 0 on, times a linear warm-up."""
+    cfg = load(name)
+    base, warm_up, ratio, iterations = 1.0, 1500, 1e-6, 160000
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=base)
+    schedulers = [
+        PARAM_SCHEDULERS.build(options.to_dict(), default_args=dict(optimizer=optimizer))
+        for options in cfg.param_scheduler
+    ]
+    rates = np.empty(iterations)
+    optimizer.step()  # torch warns of schedulers that come first
+    for iteration in range(iterations):
+        rates[iteration] = optimizer.param_groups[0]["lr"]
+        for scheduler in schedulers:
+            scheduler.step()
+
+    step = np.arange(iterations)
+    published = base * (1 - step / iterations)
+    warming = 1 - (1 - step / warm_up) * (1 - ratio)
+    published[:warm_up] *= warming[:warm_up]
+    # mmengine divides by one iteration less: t / 1499 and t / 159999.
+    assert np.abs(rates - published)[:warm_up].max() <= 1 / (warm_up - 1)
+    assert np.abs(rates - published)[warm_up:].max() <= 1 / (iterations - 1)
 
 
 @pytest.mark.parametrize("arch", UPERNETS)
