@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from mmengine.model import BaseModule
@@ -17,11 +16,8 @@ _NORMAL = dict(type="TruncNormal", layer="Conv2d", std=0.02)
 
 class MetaMixer(BaseModule):
     """The abstraction of `MetaMixer Is All You Need <https://arxiv.org/abs/2406.02021>`_: queries
-    are compared with keys, the scores are activated to coefficients, and the coefficients weigh
-    values::
-
-        coefficients = act(match(query(x), x))
-        out = aggregate(coefficients, x)
+    are compared with keys, the scores are activated to coefficients, and the coefficients weight
+    values.
 
     What the four parts are is left to the instance:
 
@@ -36,53 +32,80 @@ class MetaMixer(BaseModule):
     ``StaticMetaMixer``   any                 any                         any         any
     ====================  ==================  ==========================  ==========  ============
 
-    In all but the first, keys and values are weights and do not depend on the image ("static");
-    such an instance says ``query``, ``key``, ``act`` and ``value``, each a submodule or a method.
-    An instance with keys and values of the image overrides ``match`` and ``aggregate``.
+    In all but the first, keys and values are weights and do not depend on the image ("static").
+    Such a mixer is four modules, ``query``, ``key``, ``act`` and ``value``; :func:`as_metamixer`
+    shows any mixer in this form.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
     """
 
-    query: Callable[[Tensor], Tensor]
-    key: Callable[[Tensor], Tensor]
-    act: Callable[[Tensor], Tensor]
-    value: Callable[[Tensor], Tensor]
+    query: nn.Module
+    key: nn.Module
+    act: nn.Module
+    value: nn.Module
 
-    def match(self, queries: Tensor, x: Tensor) -> Tensor:
-        """The scores of the queries; ``x`` (B, C, H, W) is the input, where keys come from it."""
-        return self.key(queries)
-
-    def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        """Values weighed by the coefficients, (B, C, H, W)."""
-        return self.value(coefficients)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(self.act(self.key(self.query(x))))
 
     def scores(self, x: Tensor) -> Tensor:
         """What is activated: (B, K, H, W) with K static keys."""
-        return self.match(self.query(x), x)
+        return self.key(self.query(x))
 
     def coefficients(self, x: Tensor) -> Tensor:
         """The activated scores, of the shape of the scores."""
         return self.act(self.scores(x))
+
+    def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
+        """Values weighted by the coefficients, (B, C, H, W); ``x`` is the input, from which an
+        instance may take its values."""
+        return self.value(coefficients)
 
     def as_maps(self, values: Tensor, x: Tensor) -> Tensor:
         """Scores or coefficients of an input ``x`` as one map for each key, (B, K, H, W)."""
         return values
 
     def coefficient_maps(self, x: Tensor) -> Tensor:
-        """How strongly each key answers at each position, (B, K, H, W)."""
+        """The coefficients of each key at each position, (B, K, H, W)."""
         return self.as_maps(self.coefficients(x), x)
 
     def num_keys(self, x: Tensor) -> int:
-        """The K of the maps of an input (B, C, H, W), found without computing them."""
-        return self.scores(x[:1, :, :1, :1]).shape[1]  # static keys: one position will do
+        """The K of the maps of an input (B, C, H, W), found at a single position."""
+        return self.scores(x[:1, :, :1, :1]).shape[1]
 
     def key_name(self, key: int, x: Tensor) -> str:
         """What to call one of the K keys."""
         return f"key {key}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.aggregate(self.coefficients(x), x)
+
+# By class: the submodules that are query, key, activation and value.
+_PARTS: dict[str, tuple[tuple[str, ...], str, str, tuple[str, ...]]] = {
+    "Mlp": ((), "fc1", "act", ("fc2",)),
+    "ConvNeXt": (("conv",), "fc1", "act", ("fc2",)),
+    "Pointwise": ((), "conv", "act", ("norm",)),
+    "SepConv": ((), "pwconv1", "act1", ("dwconv", "pwconv2")),
+    "DepthwiseActNorm": ((), "conv", "act", ("norm",)),
+}
+
+
+def as_metamixer(mixer: nn.Module) -> Any | None:
+    """A token or channel mixer of this package as query, key, activation and value.
+
+    Returns:
+        A :class:`MetaMixer` of the mixer's own submodules; the mixer itself if it is one or is
+        attention, which has the same methods; None for a mixer without keys, such as pooling.
+    """
+    if hasattr(mixer, "coefficient_maps"):
+        return mixer
+    for cls in type(mixer).__mro__:
+        if cls.__module__.startswith(f"{__package__}.") and cls.__name__ in _PARTS:
+            query, key, act, value = _PARTS[cls.__name__]
+            view = MetaMixer()
+            view.query = nn.Sequential(*(getattr(mixer, name) for name in query))
+            view.key, view.act = getattr(mixer, key), getattr(mixer, act)
+            view.value = nn.Sequential(*(getattr(mixer, name) for name in value))
+            return view
+    return None
 
 
 @TOKEN_MIXERS.register_module(name=["metamixer", "StaticMetaMixer"])

@@ -6,11 +6,12 @@ import torch
 from mmmetaformer import create_backbone
 from mmmetaformer.backbones import MetaFormer
 from mmmetaformer.channel_mixers import ConvNeXt, Mlp, Pointwise
-from mmmetaformer.metamixer import MetaMixer, StaticMetaMixer
+from mmmetaformer.metamixer import StaticMetaMixer, as_metamixer
 from mmmetaformer.mixers import (
     Attention,
     DepthwiseActNorm,
     FFNifiedAttention,
+    Pooling,
     SepConv,
     SpatialReductionAttention,
     WindowAttention,
@@ -36,7 +37,7 @@ ATTENTION = {
 }
 
 
-def build(cls: type, options: dict, randomize) -> MetaMixer:
+def build(cls: type, options: dict, randomize) -> torch.nn.Module:
     return randomize(cls(DIM, **options)).double().eval()
 
 
@@ -44,8 +45,10 @@ def build(cls: type, options: dict, randomize) -> MetaMixer:
 def test_static_instances(name, randomize):
     """One coefficient per key and position, from which alone the output follows."""
     cls, options, keys = STATIC[name]
-    mixer = build(cls, options, randomize)
+    literal = build(cls, options, randomize)
+    mixer = as_metamixer(literal)
     x = torch.randn(2, DIM, 5, 7, dtype=torch.double)
+    torch.testing.assert_close(mixer(x), literal(x))
     coefficients = mixer.coefficients(x)
     assert coefficients.shape == (2, keys, 5, 7)
     assert mixer.num_keys(x) == keys and mixer.key_name(3, x) == "key 3"
@@ -53,6 +56,17 @@ def test_static_instances(name, randomize):
     torch.testing.assert_close(mixer.act(mixer.scores(x)), coefficients)
     torch.testing.assert_close(mixer.aggregate(coefficients, x), mixer(x))
     assert not torch.allclose(mixer.aggregate(2 * coefficients, x), mixer(x))
+
+
+def test_views_leave_the_mixer_as_it_is(randomize):
+    mixer = randomize(Mlp(DIM)).train()
+    mixer.fc1.eval()
+    modes = [module.training for module in mixer.modules()]
+    as_metamixer(mixer)
+    assert [module.training for module in mixer.modules()] == modes
+    assert as_metamixer(Pooling(DIM)) is None
+    attention = Attention(DIM, head_dim=8)
+    assert as_metamixer(attention) is attention
 
 
 def test_feed_forward_network_is_attention_to_weights(randomize):

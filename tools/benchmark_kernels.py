@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import run_cli
-from mmmetaformer.fused import implementation
+from mmmetaformer.fused.primitives import find_implementation
 
 # The four stages of PoolFormer-S12 on 800x1344 in a batch of 8.
 MAPS = ["8x64x200x336", "8x128x100x168", "8x320x50x84", "8x512x25x42"]
@@ -52,7 +52,7 @@ def cases(
     channels = size[1]
     x, grad, n = (random_map(channels, kind) for kind in (dtype, dtype, hidden))
     z, grad_z = random_map(4 * channels, hidden), random_map(4 * channels, hidden)
-    mean, rstd = implementation("torch").moments(x, 1e-5)
+    mean, rstd = find_implementation("torch").moments(x, 1e-5)
     factor = torch.randn(size[:2], device="cuda")
     gamma, number = torch.randn(channels, device="cuda"), torch.ones(1, device="cuda")
     one, one_hidden = x.nbytes, n.nbytes
@@ -88,12 +88,12 @@ def main() -> None:
         raise UserError("the kernels are timed on a GPU, and this machine has none")
     from triton.testing import do_bench
 
-    from mmmetaformer.fused.kernels import device
+    from triton_kernels import device
 
     def microseconds(call: Callable[..., Any], arguments: tuple) -> float:
         return 1e3 * do_bench(lambda: call(*arguments), return_mode="median")
 
-    plain, kernels = implementation("torch"), implementation("triton")
+    plain, kernels = find_implementation("torch"), find_implementation("triton")
     for size, (dtype, hidden), name in itertools.product(args.maps, DTYPES, FORMATS):
         print(f"{'x'.join(map(str, size))}, {dtype}, hidden maps {hidden}, {name}")
         for label, (primitive, arguments, moved) in cases(

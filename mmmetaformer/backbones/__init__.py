@@ -1,10 +1,9 @@
-"""Backbones: ``block.py`` the two residuals, ``hierarchical.py`` and ``isotropic.py`` the loops
-over the blocks, ``variants.py`` the table, ``arch.py`` from the table to checked settings,
-``families.py`` thin public classes."""
+"""Backbones: ``metaformer.py`` the block, its stages and the network of four stages,
+``isotropic.py`` the network of one stride, ``variants.py`` the table, ``arch.py`` from the table
+to checked settings, ``families.py`` thin public classes."""
 
 from .arch import list_archs
 from .base import Backbone
-from .block import MetaFormerBlock
 from .factory import create_backbone
 from .families import (
     CAFormer,
@@ -17,8 +16,8 @@ from .families import (
     PoolFormerV2,
     RandFormer,
 )
-from .hierarchical import MetaFormer
 from .isotropic import IsotropicMetaFormer
+from .metaformer import MetaFormer, MetaFormerBlock, Stage
 
 __all__ = [
     "Backbone",
@@ -34,6 +33,7 @@ __all__ = [
     "PoolFormer",
     "PoolFormerV2",
     "RandFormer",
+    "Stage",
     "create_backbone",
     "list_archs",
 ]

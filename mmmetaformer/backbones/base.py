@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,23 +15,12 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..fused import (
-    Contiguous,
-    check_fused,
-    functions_run,
-    has_fused_form,
-    resolve_fused,
-    run_fused_norm,
-    run_plain_norm,
-)
-from ..layers import build_norm, checkpoint_block, switch_to_deploy
+from ..layers import switch_to_deploy
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
 from .arch import NUM_STAGES, full_name
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
-
-# Shared and without state; no submodule of any backbone.
-_NO_NORM = nn.Identity()
+FUSED_VARIABLE = "MMMETAFORMER_FUSED"
 
 
 class Backbone(PublishedNames, BaseModule):
@@ -46,6 +36,7 @@ class Backbone(PublishedNames, BaseModule):
         out_strides: Stride of each emitted map with respect to the image.
 
     Args:
+        arch: Name of the network, or its settings as a dict.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with
             their output norms.
         norm_eval: Keep BatchNorm layers in eval mode (their running statistics are not updated)
@@ -53,9 +44,10 @@ class Backbone(PublishedNames, BaseModule):
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
         fused: Whether blocks run in their fused form where they have one, with the same
             parameters and, but for rounding, the same results (see :mod:`mmmetaformer.fused`):
-            ``'auto'`` where it pays, True (an error if there is none), False, or ``'triton'``,
-            kernels for GPUs. The environment variable ``MMMETAFORMER_FUSED=0`` turns it off. Read
-            when the network is built.
+            ``'auto'`` on the CPU only, True everywhere (an error if there is none), False, or the
+            name of an implementation that was registered, such as ``'triton'``. The environment
+            variable ``MMMETAFORMER_FUSED=0`` turns it off. Read when the network is built.
+        pretrained: Published weights of the arch by tag; see :func:`resolve_init_cfg`.
         init_cfg: Initialisation config of mmengine. ``dict(type='Pretrained', checkpoint=...)``
             takes any published layout (see :mod:`mmmetaformer.weights`) and raises unless every
             parameter but the output norms is found in the file with the right shape;
@@ -66,15 +58,19 @@ class Backbone(PublishedNames, BaseModule):
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
 
+    family: str | None = None
+
     def __init__(
         self,
+        arch: str | Mapping[str, Any],
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
         fused: bool | str = "auto",
+        pretrained: str | bool | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(resolve_init_cfg(init_cfg, pretrained, arch, self.family))
         if type(frozen_stages) is not int or frozen_stages not in range(-1, 5):
             raise ValueError(
                 f"frozen_stages must be -1 (nothing), 0 (the stem) or 1 to 4 (the stem and that "
@@ -84,7 +80,6 @@ class Backbone(PublishedNames, BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.fused_path = resolve_fused(fused)
-        self._channels_last = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -98,48 +93,21 @@ class Backbone(PublishedNames, BaseModule):
     def frozen_modules(self) -> Iterable[nn.Module]:
         """The modules that ``frozen_stages`` freezes."""
 
-    def add_out_norm(self, index: int, norm_cfg: dict | None, dim: int) -> None:
-        """Register the norm of an emitted map as ``norm{index}``; None means none."""
-        if norm_cfg is not None:
-            self.add_module(f"norm{index}", build_norm(norm_cfg, dim))
+    def _finish(self) -> None:
+        """The last step of a constructor: freeze what is to be frozen, and fuse."""
+        self._freeze()
+        if self.fused_path is not False:
+            from ..fused import fuse  # not read or run otherwise
 
-    def out_norm(self, index: int) -> nn.Module:
-        """The norm of an emitted map, or the identity."""
-        return getattr(self, f"norm{index}", _NO_NORM)
+            fuse(self, self.fused_path)
 
-    def normalized(self, index: int, x: Tensor) -> Tensor:
-        """An emitted map behind its norm."""
-        norm = self.out_norm(index)
-        fused = run_fused_norm(norm, x, self.fused_path) if self._channels_last else None
-        return run_plain_norm(norm, x) if fused is None else fused
-
-    def emit(self, levels: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """The maps as necks and heads take them: contiguous.
-
-        Norms over channels leave maps whose channels are innermost in memory, convolutions hand
-        that on, and mmcv's RoIAlign reads such a map as if they were not: noise, without an error.
-        """
-        by_function = self._channels_last and torch.is_grad_enabled() and functions_run()
-        # A map that a function hands on as it is must not be changed in place; heads may do so.
-        return tuple(
-            Contiguous.apply(level)
-            if by_function and not level.is_contiguous()
-            else level.contiguous()
-            for level in levels
-        )
-
-    def _use_fused(self) -> None:
-        """Of the blocks, once they are built."""
-        halves = [half for _, _, block in self.numbered_blocks() for half in block.halves()]
-        check_fused(halves, self.fused_path, type(self).__name__)
-        self._channels_last = bool(self.fused_path) and any(map(has_fused_form, halves))
-
-    def lay_out(self, image: Tensor) -> Tensor:
-        """The image in the memory format that the fused path is fast in: channels_last. Whatever
-        follows keeps it."""
-        if not self._channels_last or not functions_run():
-            return image
-        return image.contiguous(memory_format=torch.channels_last)
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles: the network as ``torch.fx`` traces it, in the mode
+        (training or evaluation) that it is in."""
+        graph = torch.fx.Tracer().trace(self)
+        for node in graph.nodes:
+            node.type = None  # TorchScript does not know tuples of any length
+        return torch.fx.GraphModule(self, graph)
 
     def is_for_outputs(self, name: str) -> bool:
         """Whether a name in the state dict belongs to what dense prediction adds: a published
@@ -211,12 +179,6 @@ class Backbone(PublishedNames, BaseModule):
             layer = self.layer_depth(param_name.removeprefix(prefix))
         return (last + 1 if layer is None else layer), last + 2
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """One block, checkpointed when ``with_cp`` asks for it."""
-        if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint_block(block, x)
-        return block(x)
-
     def train(self, mode: bool = True) -> Backbone:
         """As ``nn.Module.train``, but frozen parts and, with ``norm_eval``, BatchNorm stay in
         eval mode."""
@@ -267,6 +229,22 @@ class Backbone(PublishedNames, BaseModule):
             report = load_pretrained(self, cfg["checkpoint"], cfg.get("prefix"), cfg.get("new", ()))
             if hasattr(self, "_params_init_info"):  # set while a whole detector is initialised
                 update_init_info(self, init_info=f"Pretrained: {report.source}")
+
+
+def resolve_fused(fused: bool | str) -> bool | str:
+    """The argument ``fused`` of a backbone, after the environment variable ``MMMETAFORMER_FUSED``:
+    ``0`` turns the fused path off whatever the argument is, ``1`` and ``auto`` change nothing, and
+    the name of an implementation is what ``'auto'`` means then.
+
+    Raises:
+        ValueError: If the argument is neither a bool nor a name.
+    """
+    if not isinstance(fused, bool | str):
+        raise ValueError(f"fused must be 'auto', True, False or a name, got {fused!r}")
+    variable = os.environ.get(FUSED_VARIABLE, "")
+    if variable == "0":
+        return False
+    return variable if fused == "auto" and variable not in ("", "1") else fused
 
 
 def resolve_init_cfg(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..registry import MODELS
-from .hierarchical import MetaFormer
 from .isotropic import IsotropicMetaFormer
+from .metaformer import MetaFormer
 
 
 @MODELS.register_module()

@@ -8,18 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+import torch
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
+from ..layers import build_norm, checkpoint_block
 from ..registry import MODELS, build_part, with_defaults
 from .arch import NUM_STAGES, IsotropicSettings, resolve_arch
-from .base import (
-    Backbone,
-    linear_drop_path,
-    resolve_init_cfg,
-    resolve_out_indices,
-)
-from .block import MetaFormerBlock
+from .base import Backbone, linear_drop_path, resolve_out_indices
+from .metaformer import MetaFormerBlock
 
 
 @MODELS.register_module()
@@ -49,8 +46,8 @@ class IsotropicMetaFormer(Backbone):
         norm_eval: Keep BatchNorm layers in eval mode while training.
         with_cp: Recompute the blocks in the backward pass instead of storing their activations.
         fused: Whether blocks run in their fused form where they have one, with the same
-            parameters and, but for rounding, the same results: ``'auto'``, True, False or
-            ``'triton'`` (:class:`~mmmetaformer.backbones.base.Backbone`).
+            parameters and, but for rounding, the same results: ``'auto'``, True or False
+            (:class:`~mmmetaformer.backbones.base.Backbone`).
         pretrained: Tag of published weights of the arch, such as ``'384_in21ft1k'``
             (:func:`mmmetaformer.list_checkpoints`), True for the default; in place of ``init_cfg``.
         init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
@@ -93,8 +90,9 @@ class IsotropicMetaFormer(Backbone):
         init_cfg: dict | Sequence[dict] | None = None,
         **overrides: Any,
     ) -> None:
-        init_cfg = resolve_init_cfg(init_cfg, pretrained, arch, self.family)
-        super().__init__(frozen_stages, norm_eval, with_cp, fused, init_cfg)
+        super().__init__(
+            arch, frozen_stages, norm_eval, with_cp, fused, pretrained=pretrained, init_cfg=init_cfg
+        )
         settings = resolve_arch(arch, self.family, overrides, IsotropicSettings, "mlp_mixer")
         self.settings = settings
         self.out_indices = resolve_out_indices(out_indices)
@@ -112,16 +110,14 @@ class IsotropicMetaFormer(Backbone):
         self.stem = build_part(MODELS, stem, in_channels=in_channels, out_channels=settings.dim)
         drop_path_rates = linear_drop_path(drop_path_rate, settings.depth)
         self.blocks = ModuleList(
-            MetaFormerBlock(
-                settings.dim, **block, drop_path_rate=next(drop_path_rates), fused=self.fused_path
-            )
+            MetaFormerBlock(settings.dim, **block, drop_path_rate=next(drop_path_rates))
             for depth, block in zip(
                 depths, settings.blocks([patch_size] * NUM_STAGES), strict=False
             )
             for _ in range(depth)
         )
         for index in self.out_indices:
-            self.add_out_norm(index, settings.out_norm_cfg, settings.dim)
+            self.add_module(f"norm{index}", build_norm(settings.out_norm_cfg, settings.dim))
         if settings.pyramid is None:
             self.pyramid = None
             self.out_channels = (settings.dim,) * len(self.out_indices)
@@ -136,21 +132,24 @@ class IsotropicMetaFormer(Backbone):
             )
             self.out_channels = self.pyramid.out_channels
             self.out_strides = self.pyramid.strides
-        self._use_fused()
-        self._freeze()
+        self._finish()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image (B, in_channels, H, W) to one map (B, C_i, H_i, W_i) per emitted level."""
-        size = x.shape[-2:]
-        x = self.stem(self.lay_out(x))
+        size = x.shape[2:]
+        recompute = self.with_cp and self.training and torch.is_grad_enabled()
+        x = self.stem(x)
         levels = {}
         for number, block in enumerate(self.blocks):
-            x = self.run(block, x)
+            x = checkpoint_block(block, x) if recompute else block(x)
             index = self._ends.get(number)
             if index in self.out_indices:
-                levels[index] = self.normalized(index, x)
+                levels[index] = getattr(self, f"norm{index}")(x)
         maps = [levels[index] for index in self.out_indices]
-        return self.emit(maps if self.pyramid is None else self.pyramid(maps, size))
+        if self.pyramid is not None:
+            maps = self.pyramid(maps, size)
+        # mmcv's RoIAlign reads maps with the channels innermost in memory as noise.
+        return tuple(level.contiguous() for level in maps)
 
     def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:
         """As of :class:`Backbone`; the stages are the quarters."""
@@ -170,7 +169,8 @@ class IsotropicMetaFormer(Backbone):
         for end, index in self._ends.items():
             if index < self.frozen_stages:
                 yield from self.blocks[built : end + 1]
-                yield self.out_norm(index)
+                if index in self.out_indices:
+                    yield getattr(self, f"norm{index}")
             built = end + 1
 
     def is_for_outputs(self, name: str) -> bool:

@@ -1,9 +1,9 @@
 """The ConvNeXt block as a channel mixer."""
 
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import ConvNorm, DepthwiseRepConv, build_activation
-from ..metamixer import MetaMixer
 from ..registry import CHANNEL_MIXERS
 
 _GELU = dict(type="GELU")
@@ -11,7 +11,7 @@ _BN = dict(type="BN")
 
 
 @CHANNEL_MIXERS.register_module(name=["convnext", "ConvNeXt"])
-class ConvNeXt(MetaMixer):
+class ConvNeXt(BaseModule):
     """Depthwise convolution, 1x1 to more channels, activation, 1x1 back (`ConvNeXt
     <https://arxiv.org/abs/2201.03545>`_, with BatchNorm as in FFNet, `MetaMixer
     <https://arxiv.org/abs/2406.02021>`_).
@@ -52,11 +52,5 @@ class ConvNeXt(MetaMixer):
         self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden, dim, 1)
 
-    def query(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-    def key(self, queries: Tensor) -> Tensor:
-        return self.fc1(queries)
-
-    def value(self, coefficients: Tensor) -> Tensor:
-        return self.fc2(coefficients)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(self.conv(x))))

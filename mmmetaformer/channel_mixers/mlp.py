@@ -1,16 +1,16 @@
 """The two-layer MLP of a Transformer block."""
 
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import build_activation
-from ..metamixer import MetaMixer
 from ..registry import CHANNEL_MIXERS
 
 _GELU = dict(type="GELU")
 
 
 @CHANNEL_MIXERS.register_module(name=["mlp", "Mlp"])
-class Mlp(MetaMixer):
+class Mlp(BaseModule):
     """Two 1x1 convolutions with an activation between them.
 
     Args:
@@ -39,11 +39,5 @@ class Mlp(MetaMixer):
         self.act = build_activation(act_cfg)
         self.fc2 = nn.Conv2d(hidden, dim, 1, bias=bias)
 
-    def query(self, x: Tensor) -> Tensor:
-        return x
-
-    def key(self, queries: Tensor) -> Tensor:
-        return self.fc1(queries)
-
-    def value(self, coefficients: Tensor) -> Tensor:
-        return self.fc2(coefficients)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))

@@ -1,9 +1,9 @@
 """One 1x1 convolution."""
 
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import build_activation, build_norm
-from ..metamixer import MetaMixer
 from ..registry import CHANNEL_MIXERS
 
 _GELU = dict(type="GELU")
@@ -11,7 +11,7 @@ _BN = dict(type="BN")
 
 
 @CHANNEL_MIXERS.register_module(name=["pointwise", "Pointwise"])
-class Pointwise(MetaMixer):
+class Pointwise(BaseModule):
     """A 1x1 convolution, an activation and a norm: the second half of a `ConvMixer
     <https://arxiv.org/abs/2201.09792>`_ layer.
 
@@ -30,11 +30,5 @@ class Pointwise(MetaMixer):
         self.act = build_activation(act_cfg)
         self.norm = build_norm(norm_cfg, dim)
 
-    def query(self, x: Tensor) -> Tensor:
-        return x
-
-    def key(self, queries: Tensor) -> Tensor:
-        return self.conv(queries)
-
-    def value(self, coefficients: Tensor) -> Tensor:
-        return self.norm(coefficients)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.act(self.conv(x)))

@@ -1,35 +1,13 @@
-"""The fused path: what a block computes, with less memory and less time.
+"""The fused path: what blocks compute, with less memory and less time.
 
-The plain path, in ``backbones/block.py``, is the definition. A half of a block that has a fused
-form (``halves.py``) runs as a few differentiable functions (``functions.py``) made of primitives
-(``primitives.py``) instead; ``select.py`` decides when. Parameters and state dict are the same.
+The literal forward passes, in ``backbones/metaformer.py``, are the definition. :func:`fuse` gives
+the blocks, downsamplings and output norms of a network fused classes (``blocks.py``), which run
+residual branches (``branches.py``) as a few differentiable functions (``functions.py``) of
+primitives (``primitives.py``). They fall back to the literal form whenever something watches,
+replaces or interprets what they would leave out (``conditions.py``).
 """
 
-from .functions import Contiguous
-from .halves import TABLE, Half
-from .primitives import implementation
-from .select import (
-    check_fused,
-    functions_run,
-    has_fused_form,
-    resolve_fused,
-    run_fused,
-    run_fused_downsampling,
-    run_fused_norm,
-    run_plain_norm,
-)
+from .blocks import fuse, unfuse
+from .primitives import register_implementation
 
-__all__ = [
-    "TABLE",
-    "Contiguous",
-    "Half",
-    "check_fused",
-    "functions_run",
-    "has_fused_form",
-    "implementation",
-    "resolve_fused",
-    "run_fused",
-    "run_fused_downsampling",
-    "run_fused_norm",
-    "run_plain_norm",
-]
+__all__ = ["fuse", "register_implementation", "unfuse"]

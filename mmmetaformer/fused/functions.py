@@ -24,7 +24,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .primitives import has_fast_products, implementation, per_image, wide
+from .primitives import accumulation_dtype, find_implementation, has_fast_products, per_image
 
 aten = torch.ops.aten
 
@@ -67,21 +67,21 @@ class PoolResidual(Function):
         drop: Tensor | None,
         eps: float,
         pool_size: int,
-        backend: str,
+        implementation: str,
     ) -> Tensor:
-        ops = implementation(backend)
+        ops = find_implementation(implementation)
         mean, rstd = ops.moments(x, eps)
         parameters = gamma, beta, layer_scale, identity, drop
         ctx.save_for_backward(x, mean, rstd, *parameters)
-        ctx.settings = pool_size, backend
+        ctx.settings = pool_size, implementation
         return ops.pool_residual(x, *_pool_residual_arguments(x, rstd, *parameters, pool_size))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pool_size, backend = ctx.settings
+        pool_size, implementation = ctx.settings
         grads = _pool_residual_backward(
-            grad, *ctx.saved_tensors, pool_size, implementation(backend)
+            grad, *ctx.saved_tensors, pool_size, find_implementation(implementation)
         )
         return *grads, *(None,) * 4
 
@@ -120,7 +120,7 @@ def _pool_residual_backward(
     """Gradients by x, gamma, beta, layer_scale and identity."""
     factor = _factor(rstd, drop, gamma, layer_scale)
     grad_x, grad_factor, grad_identity = ops.pool_residual_backward(
-        _laid_out(grad, x), x, mean, rstd, factor, identity, pool_size
+        _in_format_of(grad, x), x, mean, rstd, factor, identity, pool_size
     )
     by_weight = (grad_factor * _factor(rstd, drop, torch.ones_like(gamma), None)).sum(0)
     return (
@@ -176,7 +176,7 @@ class _PositionNorm(_AffineNorm):
     """Over the channels of each position. torch's own operator does it in one pass."""
 
     def apply(self, x: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        rows = _rows(x.to(wide(x.dtype)))
+        rows = _rows(x.to(accumulation_dtype(x.dtype)))
         affine = _cast(self.gamma, rows), _cast(self.beta, rows)
         n, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], *affine, eps)
         return _map(n).to(dtype), mean, rstd
@@ -192,7 +192,9 @@ class _PositionNorm(_AffineNorm):
     def backward(
         self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor
     ) -> tuple[Tensor | None, ...]:
-        rows, grad_rows = (_rows(tensor.to(wide(tensor.dtype))) for tensor in (x, grad))
+        rows, grad_rows = (
+            _rows(tensor.to(accumulation_dtype(tensor.dtype))) for tensor in (x, grad)
+        )
         parameters = self.gamma, self.beta
         affine = [_cast(parameter, rows) for parameter in parameters]
         needs = [True, *(parameter is not None for parameter in parameters)]
@@ -226,12 +228,14 @@ class Norm(Function):
         beta: Tensor | None,
         norm: str,
         eps: float,
-        backend: str,
+        implementation: str,
     ) -> Tensor:
         dtype = x.dtype if gamma is None else torch.promote_types(x.dtype, gamma.dtype)
-        n, *saved = NORMS[norm](gamma, beta, implementation(backend)).apply(x, eps, dtype)
+        n, *saved = NORMS[norm](gamma, beta, find_implementation(implementation)).apply(
+            x, eps, dtype
+        )
         ctx.save_for_backward(x, *saved, gamma, beta)
-        ctx.settings = norm, backend
+        ctx.settings = norm, implementation
         # A copy also of what is contiguous: it may be a view, which could not change in place.
         return n.clone(memory_format=torch.contiguous_format)
 
@@ -239,9 +243,9 @@ class Norm(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, *affine = ctx.saved_tensors  # which checkpoints hand out once
-        name, backend = ctx.settings
-        norm = NORMS[name](*affine, implementation(backend))
-        grads = norm.backward(_laid_out(grad, x), x, mean, rstd)
+        name, implementation = ctx.settings
+        norm = NORMS[name](*affine, find_implementation(implementation))
+        grads = norm.backward(_in_format_of(grad, x), x, mean, rstd)
         return *grads, *(None,) * 3
 
 
@@ -258,7 +262,7 @@ class Contiguous(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _channels_last(grad)
+        return _to_channels_last(grad)
 
 
 class Convolution(Function):
@@ -282,7 +286,7 @@ class Convolution(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
-        grad = _laid_out(grad, x)
+        grad = _in_format_of(grad, x)
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         fast = has_fast_products(grad, x)
         stride, padding = ctx.settings
@@ -323,21 +327,23 @@ class NormLinear(Function):
         bias: Tensor | None,
         norm: str,
         eps: float,
-        backend: str,
+        implementation: str,
     ) -> Tensor:
         dtype = compute_dtype(x, weight)
-        n, *saved = NORMS[norm](gamma, beta, implementation(backend)).apply(x, eps, dtype)
+        n, *saved = NORMS[norm](gamma, beta, find_implementation(implementation)).apply(
+            x, eps, dtype
+        )
         ctx.save_for_backward(x, *saved, gamma, beta, weight, bias)
-        ctx.settings = norm, dtype, backend
+        ctx.settings = norm, dtype, implementation
         return _pointwise(n, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, gamma, beta, weight, bias = ctx.saved_tensors
-        name, dtype, backend = ctx.settings
-        norm = NORMS[name](gamma, beta, implementation(backend))
-        grad = _laid_out(grad, x)
+        name, dtype, implementation = ctx.settings
+        norm = NORMS[name](gamma, beta, find_implementation(implementation))
+        grad = _in_format_of(grad, x)
         n = norm.again(x, mean, rstd, dtype)
         by_norm, by_weight, by_bias = (None,) * 3, None, None
         if any(ctx.needs_input_grad[3:5]):
@@ -398,7 +404,7 @@ class BranchSettings:
         act: Name of the activation.
         residual: Whether there is an identity path.
         differentiable: Whether a backward pass may follow.
-        backend: Name of the implementation of the primitives.
+        implementation: Name of the implementation of the primitives.
     """
 
     norm: str
@@ -406,14 +412,14 @@ class BranchSettings:
     act: str
     residual: bool
     differentiable: bool
-    backend: str
+    implementation: str
 
 
 class Branch(Function):
     """``identity * x + drop * layer_scale * (weight2 @ depthwise(act(z)) + bias2)`` with
     ``z = weight @ norm(x) + bias``, the linear maps at each position; keeps ``x`` and ``z``.
 
-    The tensors are :class:`BranchTensors`, then the activation's learnable numbers.
+    The tensors are :class:`BranchTensors`, then the activation's learnable scalars.
     """
 
     @staticmethod
@@ -440,8 +446,8 @@ def _branch(
 ) -> tuple[Tensor, ...]:
     """Its result and what of it is kept besides ``x``: mean, 1 / deviation, all parts of ``z``.
     The first two may be given as ``moments``."""
-    of, numbers = BranchTensors.split(tensors)
-    ops = implementation(settings.backend)
+    of, scalars = BranchTensors.split(tensors)
+    ops = find_implementation(settings.implementation)
     norm = NORMS[settings.norm](of.gamma, of.beta, ops)
     dtype = compute_dtype(x, of.weight)
     if moments:
@@ -456,7 +462,7 @@ def _branch(
         z = _pointwise(n, of.weight, of.bias)
         if settings.differentiable:
             kept.append(z)
-        hidden = ops.activate(z, settings.act, numbers, not settings.differentiable)
+        hidden = ops.activate(z, settings.act, scalars, not settings.differentiable)
         if of.depthwise is not None:
             hidden = _depthwise(hidden, of.depthwise, of.depthwise_bias)
         branch = _pointwise(hidden, of.weight2, of.bias2).to(branch_dtype)
@@ -493,15 +499,15 @@ def _branch_backward(
     *tensors: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients by x and by the tensors, those that ``needs`` names."""
-    of, numbers = BranchTensors.split(tensors)
+    of, scalars = BranchTensors.split(tensors)
     of_x, (needed, _) = needs[0], BranchTensors.split(needs[1:])
     of_norm = of_x or any(needed[:2])
     of_first, of_depthwise, of_last = any(needed[2:4]), any(needed[4:6]), any(needed[6:9])
-    ops = implementation(settings.backend)
+    ops = find_implementation(settings.implementation)
     norm = NORMS[settings.norm](of.gamma, of.beta, ops)
     mean, rstd, *hidden_inputs = saved
     dtype = hidden_inputs[0].dtype
-    grad = _laid_out(grad, x)
+    grad = _in_format_of(grad, x)
     unit = _unit(of.layer_scale, dtype)
     before_scale = of.drop
     if unit is not None:
@@ -515,7 +521,7 @@ def _branch_backward(
         by_hidden = by_inner
         if of.depthwise is not None:
             by_hidden = _depthwise_input(by_inner, z, of.depthwise)
-        grad_z, hidden, by_numbers = ops.activate_backward(by_hidden, z, settings.act, numbers)
+        grad_z, hidden, by_scalars = ops.activate_backward(by_hidden, z, settings.act, scalars)
         by_depthwise = None, None
         inner = hidden
         if of.depthwise is not None and (of_last or of_depthwise):
@@ -527,11 +533,14 @@ def _branch_backward(
             *by_depthwise,
             _pointwise_weight(by_last, inner, of.weight2) if of_last else None,
             _bias_gradient(by_last, of.bias2) if of_last else None,
-            *by_numbers,
+            *by_scalars,
         ]
 
     n = norm.again(x, mean, rstd, dtype)
-    factors = of.factor(wide(dtype)), None if before_scale is None else per_image(before_scale)
+    factors = (
+        of.factor(accumulation_dtype(dtype)),
+        None if before_scale is None else per_image(before_scale),
+    )
     if len(hidden_inputs) == 1:
         grad_n, sums = run(n, grad, *hidden_inputs, *factors)
     else:
@@ -544,7 +553,7 @@ def _branch_backward(
                 of_grad_n.copy_(by_part)
             sums = addends if sums is None else list(map(_sum, sums, addends))
     by_weight, by_bias, *by_depthwise, by_weight2, by_bias2 = sums[:6]
-    by_numbers = [_like(*pair) for pair in zip(numbers, sums[6:], strict=True)]
+    by_scalars = [_like(*pair) for pair in zip(scalars, sums[6:], strict=True)]
 
     by_scale = by_identity = None
     if of_last and of.layer_scale is not None:
@@ -568,7 +577,7 @@ def _branch_backward(
         _like(of.layer_scale, by_scale),
         _like(of.identity, by_identity),
         None,
-        *by_numbers,
+        *by_scalars,
     )
 
 
@@ -651,7 +660,7 @@ class PoolResidualBranch(Function):
         settings: BranchSettings,
         *tensors: Tensor | None,
     ) -> Tensor:
-        ops = implementation(settings.backend)
+        ops = find_implementation(settings.implementation)
         pool = gamma, beta, layer_scale, identity, drop
         mean, rstd = ops.moments(x, eps)
         arguments = _pool_residual_arguments(x, rstd, *pool, pool_size)
@@ -668,7 +677,7 @@ class PoolResidualBranch(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        ops = implementation(ctx.settings.backend)
+        ops = find_implementation(ctx.settings.implementation)
         y, x, mean, rstd, *rest = ctx.saved_tensors
         pool, tensors, saved = rest[:5], rest[5 : 5 + ctx.count], rest[5 + ctx.count :]
         if y is None:
@@ -714,7 +723,7 @@ def _pointwise_weight(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     if has_fast_products(grad, x):
         return _product_over_positions(grad, x)
     by_weight = _convolution_backward(grad, x, _kernel(weight, x), of_input=False).flatten(1)
-    return by_weight.to(wide(by_weight.dtype))
+    return by_weight.to(accumulation_dtype(by_weight.dtype))
 
 
 def _product_over_positions(a: Tensor, b: Tensor) -> Tensor:
@@ -795,15 +804,15 @@ def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, of_input: boo
 def _bias_gradient(grad: Tensor, bias: Tensor | None) -> Tensor | None:
     """In at least float32; None for no bias."""
     # A sum of its own is faster than what the CPU's convolutions do for it.
-    return None if bias is None else grad.sum((0, 2, 3), dtype=wide(grad.dtype))
+    return None if bias is None else grad.sum((0, 2, 3), dtype=accumulation_dtype(grad.dtype))
 
 
-def _laid_out(grad: Tensor, x: Tensor) -> Tensor:
+def _in_format_of(grad: Tensor, x: Tensor) -> Tensor:
     """A gradient in the memory format of the map it belongs to, when that is channels_last."""
-    return _channels_last(grad) if x.is_contiguous(memory_format=torch.channels_last) else grad
+    return _to_channels_last(grad) if x.is_contiguous(memory_format=torch.channels_last) else grad
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def _to_channels_last(x: Tensor) -> Tensor:
     """The map in that memory format."""
     if x.device.type != "cpu" or not x.is_contiguous():
         return x.contiguous(memory_format=torch.channels_last)

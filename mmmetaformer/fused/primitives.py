@@ -1,7 +1,7 @@
 """What the fused path is made of, in plain PyTorch operators and without autograd.
 
 Each function here may have a twin of the same name and signature elsewhere (kernels for one kind of
-device); :func:`implementation` finds them. Tensors are maps (B, C, H, W) of any memory format;
+device); :func:`find_implementation` finds them. Tensors are maps (B, C, H, W) of any memory format;
 channels_last is the fast one. Arithmetic is in float32, of float64 in float64, and statistics and
 factors are of that dtype. Nothing is changed in place but where a function says so.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -23,33 +22,32 @@ aten = torch.ops.aten
 
 _POSITIONS = 2048  # that a sum in float32 runs over
 
-# Modules with the functions below.
-_IMPLEMENTATIONS = {"torch": __name__, "triton": "mmmetaformer.fused.kernels"}
+# Modules with the functions below, by name.
+_IMPLEMENTATIONS: dict[str, ModuleType] = {"torch": sys.modules[__name__]}
 
 
-def implementation(name: str) -> ModuleType:
-    """The module with the primitives: ``'torch'`` (this one) or ``'triton'``.
+def register_implementation(name: str, module: ModuleType) -> None:
+    """Make a module with twins of all functions below available as ``fused=name``."""
+    _IMPLEMENTATIONS[name] = module
+
+
+def find_implementation(name: str) -> ModuleType:
+    """The module with the primitives of that name; ``'torch'`` is this one.
 
     Raises:
-        ValueError: For another name, or one that this installation does not have.
+        ValueError: If none of that name is registered.
     """
-    path = _IMPLEMENTATIONS.get(name)
-    if path is None:
+    if name not in _IMPLEMENTATIONS:
         raise ValueError(
-            f"unknown implementation {name!r}: expected one of {sorted(_IMPLEMENTATIONS)}"
+            f"fused={name!r} is no registered implementation: expected 'auto', True, False or one "
+            f"of {sorted(_IMPLEMENTATIONS)} ('triton' is registered by the import of "
+            "tools/triton_kernels)"
         )
-    if path in sys.modules:
-        return sys.modules[path]
-    try:
-        return import_module(path)
-    except ImportError as error:
-        raise ValueError(
-            f"the fused path has no implementation {name!r} here ({error}): use 'auto'"
-        ) from error
+    return _IMPLEMENTATIONS[name]
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What a dtype is computed in."""
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that values of a dtype are computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -63,7 +61,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
     Stays accurate where the mean is a thousand times the standard deviation.
     """
-    x = x.to(wide(x.dtype))
+    x = x.to(accumulation_dtype(x.dtype))
     # On the CPU, var_mean runs without vector instructions, and GroupNorm's own statistics of a
     # channels_last map subtract squares, which leaves no digits when the mean is large.
     if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
@@ -115,7 +113,7 @@ def normalize_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`normalize` by ``x``, through the statistics, too, and in its dtype, and
     by factor and bias of each channel, (C,)."""
-    dtype, grad = x.dtype, grad.to(wide(grad.dtype))
+    dtype, grad = x.dtype, grad.to(accumulation_dtype(grad.dtype))
     centred = torch.sub(x, per_image(mean))
     factor = _norm_factor(rstd, gamma)
     by_beta = grad.sum((2, 3))
@@ -148,7 +146,7 @@ def pool_residual(
         pool_size: Side of the window of the average, in which padding does not count.
         dtype: Of the result.
     """
-    x = x.to(wide(x.dtype))
+    x = x.to(accumulation_dtype(x.dtype))
     difference = _window_sums(x, pool_size).mul_(_one_over_window(x, pool_size)).sub_(x)
     return torch.addcmul(_scaled(x, identity), difference, per_image(factor)).to(dtype)
 
@@ -181,7 +179,7 @@ def pool_residual_backward(
     that.
     """
     dtype, count = x.dtype, x.shape[1:].numel()
-    grad, x = grad.to(wide(grad.dtype)), x.to(wide(x.dtype))
+    grad, x = grad.to(accumulation_dtype(grad.dtype)), x.to(accumulation_dtype(x.dtype))
     # The transposed average: each pixel hands its gradient to its window in equal parts.
     spread = _window_sums(grad * _one_over_window(x, pool_size), pool_size).sub_(grad)
     centred = x - per_image(mean)
@@ -237,35 +235,35 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-Numbers = tuple[Tensor, ...]
+Scalars = tuple[Tensor, ...]
 
 
 class _Activation(NamedTuple):
-    """``forward(z, numbers, inplace)`` and ``backward(grad, z, numbers)``, which gives the
-    gradients by ``z`` and by each of the numbers, and may overwrite ``grad``."""
+    """``forward(z, scalars, inplace)`` and ``backward(grad, z, scalars)``, which gives the
+    gradients by ``z`` and by each of the scalars, and may overwrite ``grad``."""
 
-    forward: Callable[[Tensor, Numbers, bool], Tensor]
-    backward: Callable[[Tensor, Tensor, Numbers], tuple[Tensor, Numbers]]
+    forward: Callable[[Tensor, Scalars, bool], Tensor]
+    backward: Callable[[Tensor, Tensor, Scalars], tuple[Tensor, Scalars]]
 
 
-def _squared_relu(z: Tensor, numbers: Numbers, inplace: bool) -> Tensor:
-    rectified = F.relu(z.to(wide(z.dtype)), inplace)
+def _squared_relu(z: Tensor, scalars: Scalars, inplace: bool) -> Tensor:
+    rectified = F.relu(z.to(accumulation_dtype(z.dtype)), inplace)
     return (rectified.mul_(rectified) if inplace else rectified * rectified).to(z.dtype)
 
 
-def _squared_relu_backward(grad: Tensor, z: Tensor, numbers: Numbers) -> tuple[Tensor, Numbers]:
-    return F.relu(z.to(wide(z.dtype))).mul_(2).mul_(grad).to(grad.dtype), ()
+def _squared_relu_backward(grad: Tensor, z: Tensor, scalars: Scalars) -> tuple[Tensor, Scalars]:
+    return F.relu(z.to(accumulation_dtype(z.dtype))).mul_(2).mul_(grad).to(grad.dtype), ()
 
 
-def _star_relu(z: Tensor, numbers: Numbers, inplace: bool) -> Tensor:
-    scale, bias = numbers
-    rectified = F.relu(z.to(wide(z.dtype)), inplace)
+def _star_relu(z: Tensor, scalars: Scalars, inplace: bool) -> Tensor:
+    scale, bias = scalars
+    rectified = F.relu(z.to(accumulation_dtype(z.dtype)), inplace)
     return torch.addcmul(bias.to(rectified.dtype), rectified, rectified * scale).to(z.dtype)
 
 
-def _star_relu_backward(grad: Tensor, z: Tensor, numbers: Numbers) -> tuple[Tensor, Numbers]:
-    scale, _ = numbers
-    weighted = F.relu(z.to(wide(z.dtype)))
+def _star_relu_backward(grad: Tensor, z: Tensor, scalars: Scalars) -> tuple[Tensor, Scalars]:
+    scale, _ = scalars
+    weighted = F.relu(z.to(accumulation_dtype(z.dtype)))
     by_bias = grad.sum(dtype=weighted.dtype).view(1)
     slope = weighted * grad
     by_scale = (weighted.mul_(slope)).sum().view(1)
@@ -275,42 +273,42 @@ def _star_relu_backward(grad: Tensor, z: Tensor, numbers: Numbers) -> tuple[Tens
 # torch's own activations compute bfloat16 and float16 in float32.
 ACTIVATIONS = {
     "identity": _Activation(
-        lambda z, numbers, inplace: z,
-        lambda grad, z, numbers: (grad, ()),
+        lambda z, scalars, inplace: z,
+        lambda grad, z, scalars: (grad, ()),
     ),
     "gelu": _Activation(
-        lambda z, numbers, inplace: aten.gelu_(z) if inplace else F.gelu(z),
-        lambda grad, z, numbers: (aten.gelu_backward.grad_input(grad, z, grad_input=grad), ()),
+        lambda z, scalars, inplace: aten.gelu_(z) if inplace else F.gelu(z),
+        lambda grad, z, scalars: (aten.gelu_backward.grad_input(grad, z, grad_input=grad), ()),
     ),
     "relu": _Activation(
-        lambda z, numbers, inplace: F.relu(z, inplace),
-        lambda grad, z, numbers: (grad.mul_(z > 0), ()),
+        lambda z, scalars, inplace: F.relu(z, inplace),
+        lambda grad, z, scalars: (grad.mul_(z > 0), ()),
     ),
     "silu": _Activation(
-        lambda z, numbers, inplace: F.silu(z, inplace),
-        lambda grad, z, numbers: (aten.silu_backward.grad_input(grad, z, grad_input=grad), ()),
+        lambda z, scalars, inplace: F.silu(z, inplace),
+        lambda grad, z, scalars: (aten.silu_backward.grad_input(grad, z, grad_input=grad), ()),
     ),
     "squared_relu": _Activation(_squared_relu, _squared_relu_backward),
     "star_relu": _Activation(_star_relu, _star_relu_backward),
 }
 
 
-def activate(z: Tensor, act: str, numbers: Numbers, inplace: bool = False) -> Tensor:
+def activate(z: Tensor, act: str, scalars: Scalars, inplace: bool = False) -> Tensor:
     """An activation, one of ``ACTIVATIONS``, in the dtype of ``z``.
 
     Args:
         z: Map.
         act: Its name.
-        numbers: Its learnable numbers: scale (1,) and bias (1,) of StarReLU, of others none.
+        scalars: Its learnable scalars: scale (1,) and bias (1,) of StarReLU, of others none.
         inplace: Whether ``z`` may be overwritten.
     """
-    return ACTIVATIONS[act].forward(z, numbers, inplace)
+    return ACTIVATIONS[act].forward(z, scalars, inplace)
 
 
 def activate_backward(
-    grad: Tensor, z: Tensor, act: str, numbers: Numbers
-) -> tuple[Tensor, Tensor, Numbers]:
+    grad: Tensor, z: Tensor, act: str, scalars: Scalars
+) -> tuple[Tensor, Tensor, Scalars]:
     """Gradient of :func:`activate` by ``z``, the activated ``z`` once more, and the gradients by
-    the numbers. ``grad`` may be overwritten: new memory is not free."""
-    grad_z, grad_numbers = ACTIVATIONS[act].backward(grad, z, numbers)
-    return grad_z, activate(z, act, numbers), grad_numbers
+    the scalars. ``grad`` may be overwritten: new memory is not free."""
+    grad_z, grad_scalars = ACTIVATIONS[act].backward(grad, z, scalars)
+    return grad_z, activate(z, act, scalars), grad_scalars

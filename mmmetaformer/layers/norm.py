@@ -1,12 +1,10 @@
 """Normalisation of (B, C, H, W) maps."""
 
 import torch
-import torch.distributed as dist
 from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn import functional as F
 
 from ..registry import MODELS, as_cfg, build_part
 
@@ -45,8 +43,48 @@ class LayerNorm2d(nn.LayerNorm):
         return values.to(x.dtype)
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's GroupNorm without its faults for maps whose channels are innermost in memory
+    (:func:`group_norm`).
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """``torch.nn.functional.group_norm``, which for channels_last maps on the CPU
+
+    - subtracts squares, so that no digits are left when the mean is large. What all values of an
+      image share changes nothing of the result, and is taken off first;
+    - crashes in the backward pass when the map itself needs no gradient, as behind frozen layers.
+    """
+    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
+        x = _prepared(x, weight, bias)
+    return F.group_norm(x, num_groups, weight, bias, eps)
+
+
+def _prepared(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if x.device.type != "cpu" or x.is_contiguous():
+        return x
+    trained = any(part is not None and part.requires_grad for part in (weight, bias))
+    if trained and torch.is_grad_enabled() and not x.requires_grad:
+        return x.contiguous()
+    if x.dtype == torch.float32:
+        return x - x.detach().mean((1, 2, 3), keepdim=True)
+    return x
+
+
+torch.fx.wrap("group_norm")  # one step, since it looks at the map
+
+
 @MODELS.register_module(name=["MLN", "ModifiedLayerNorm"])
-class ModifiedLayerNorm(nn.GroupNorm):
+class ModifiedLayerNorm(GroupNorm):
     """Normalisation over channels and positions of each image, with a factor per channel.
 
     What PoolFormer calls modified layer normalisation; with a bias it is a GroupNorm of one
@@ -65,61 +103,6 @@ class ModifiedLayerNorm(nn.GroupNorm):
         super().__init__(1, num_channels, eps)
         if not bias:
             self.bias = None
-
-
-@MODELS.register_module()
-class CPUSyncBatchNorm(_BatchNorm):
-    """BatchNorm with the statistics of all processes' batches, for processes without a GPU.
-
-    torch's own ``SyncBatchNorm`` refuses maps on the CPU. Parameters, buffers and results are the
-    same; the processes may have batches of different sizes. Outside of a process group, in one of
-    a single process and in eval mode it is BatchNorm.
-
-    Shape:
-        (B, C, ...) -> (B, C, ...)
-
-    Raises:
-        ValueError: If there is but one value per channel to take statistics of.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        alone = not dist.is_initialized() or dist.get_world_size() == 1
-        if alone or not self.training:
-            return super().forward(x)
-        self._check_input_dim(x)
-        values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        others = [dim for dim in range(x.ndim) if dim != 1]
-
-        def total(per_position: Tensor) -> Tensor:
-            return all_reduce(per_position.sum(others, keepdim=True))
-
-        count = all_reduce(values.new_tensor(x.numel() // x.shape[1]))
-        if count <= 1:
-            raise ValueError(f"one value per channel in all processes together: {tuple(x.shape)}")
-        mean = total(values) / count
-        centred = values - mean
-        variance = total(centred.square()) / count
-        if self.track_running_stats:
-            self._note(mean.flatten(), variance.flatten() * (count / (count - 1)))
-        normalised = centred * (variance + self.eps).rsqrt()
-        if self.affine:
-            shape = (1, -1, *[1] * (x.ndim - 2))
-            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised.to(x.dtype)
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.ndim < 2:
-            raise ValueError(f"expected (B, C, ...), got {tuple(x.shape)}")
-
-    @torch.no_grad()
-    def _note(self, mean: Tensor, variance: Tensor) -> None:
-        """Let the running statistics follow, as BatchNorm does."""
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum
-        if momentum is None:  # the average over all batches
-            momentum = 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
 def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
@@ -150,4 +133,7 @@ def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
         )
     if cls is nn.LayerNorm:
         raise ValueError("norm 'LN' would normalise over the width of a map: use 'LN2d'")
-    return build_norm_layer({**cfg, "type": cls}, dim)[1]
+    layer = build_norm_layer({**cfg, "type": cls}, dim)[1]
+    if type(layer) is nn.GroupNorm:
+        layer.__class__ = GroupNorm  # mmcv builds no subclass of it
+    return layer

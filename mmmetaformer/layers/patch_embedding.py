@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
+from . import padding
 from .activation import build_activation
 from .norm import build_norm
 
@@ -21,11 +22,12 @@ class PatchEmbedding(BaseModule):
     the map has ``ceil(H / stride)`` rows.
 
     Networks with patches of 7 or 14 pixels have no place in a pyramid of strides 4, 8, 16, 32.
-    Another ``stride`` than the patch size resamples the kernel to patches of that size by the
-    pseudo-inverse of bilinear resizing (`FlexiViT <https://arxiv.org/abs/2212.08013>`_, section
-    3.4): an image enlarged by ``stride / patch_size`` gives the same features as the original
-    image under the original kernel. The parameter keeps its published shape and is resampled in
-    each forward pass, so it can be trained and saved as it is.
+    Another ``stride`` than the patch size is what the kernel resampled to patches of that size by
+    the pseudo-inverse of bilinear resizing would give (`FlexiViT
+    <https://arxiv.org/abs/2212.08013>`_, section 3.4): an image enlarged by ``stride /
+    patch_size`` gives the same features as the original image under the original kernel. The
+    resampling is linear, so it is applied to the patches of the image instead, and the convolution
+    stays the published one.
 
     Args:
         in_channels: Channels of the image.
@@ -62,16 +64,16 @@ class PatchEmbedding(BaseModule):
             self.resize = resize.to(self.conv.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        right, bottom = -width % self.stride, -height % self.stride
-        if right or bottom:
-            x = F.pad(x, (0, right, 0, bottom))
-        weight = self.conv.weight
+        x = padding.pad_to_multiple(x, self.stride, self.stride)
         if self.resize is not None:
-            weight = (weight.flatten(2) @ self.resize.to(weight.dtype)).unflatten(
-                2, (self.stride, self.stride)
-            )
-        return F.conv2d(x, weight, self.conv.bias, self.stride)
+            x = self._resize_patches(x, self.resize.to(x.dtype))
+        return self.conv(x)
+
+    def _resize_patches(self, x: Tensor, resize: Tensor) -> Tensor:
+        """Patches of ``stride`` pixels to patches of ``patch_size``: rows, then columns."""
+        x = x.unflatten(3, (-1, self.stride)) @ resize.t()  # (B, C, H, w, patch_size)
+        x = x.flatten(3).transpose(2, 3).unflatten(3, (-1, self.stride)) @ resize.t()
+        return x.flatten(3).transpose(2, 3)
 
 
 @MODELS.register_module()
@@ -111,9 +113,11 @@ class PatchActNorm(PatchEmbedding):
 
 
 def _pseudo_inverse_resize(size: int, new_size: int) -> Tensor:
-    """The matrix (size², new_size²) that takes a flat kernel to patches of ``new_size``."""
+    """The matrix (size, new_size) that takes a row of ``new_size`` pixels to ``size``: the
+    pseudo-inverse of linear enlargement. Rows and columns are resized one after the other, as
+    bilinear resizing does."""
     # Computed on the CPU also where a meta device is the default: it is a constant.
-    basis = torch.eye(size * size, dtype=torch.double, device="cpu").view(-1, 1, size, size)
-    resized = F.interpolate(basis, (new_size, new_size), mode="bilinear", align_corners=False)
-    # Rows of ``resized`` are the enlarged unit patches: patch @ resized enlarges a flat patch.
-    return torch.linalg.pinv(resized.flatten(1)).T.float()
+    units = torch.eye(size, dtype=torch.double, device="cpu")[None]
+    enlarged = F.interpolate(units, new_size, mode="linear", align_corners=False)[0]
+    # A row of pixels times ``enlarged``, (size, new_size), is the enlarged row.
+    return torch.linalg.pinv(enlarged).T.float()

@@ -25,7 +25,7 @@ class PositionEmbedding(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, dim, grid_size, grid_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        embedding = self.pos_embed
-        if embedding.shape[-2:] != x.shape[-2:]:
-            embedding = F.interpolate(embedding, x.shape[-2:], mode="bilinear", align_corners=False)
+        # At its own size the interpolation copies it.
+        size = x.shape[2:]
+        embedding = F.interpolate(self.pos_embed, size, mode="bilinear", align_corners=False)
         return x + embedding.to(x.dtype)

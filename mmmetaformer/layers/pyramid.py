@@ -76,6 +76,7 @@ class ScalePyramid(BaseModule):
         """Maps (B, C, h, w), one per level, and the size (H, W) of the image."""
         outs = []
         for name, stride, x in zip(self.order, self.strides, maps, strict=True):
-            height, width = (-(-side // stride) for side in size)
-            outs.append(self.levels[name](x)[..., :height, :width])
+            # Not ``-(-side // stride)``: ONNX divides negative numbers in another way than Python.
+            height, width = (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
+            outs.append(self.levels[name](x)[:, :, :height, :width])
         return outs

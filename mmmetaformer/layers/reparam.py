@@ -1,10 +1,12 @@
 """Parts that train as several branches and predict as one convolution.
 
-Each has a method ``fused()`` that returns an equivalent ``nn.Conv2d`` with a bias; what is not a
-convolution is folded into it with the statistics of evaluation mode.
+Each is a :class:`ReparameterizedConv`: its method ``to_conv()`` returns an equivalent ``nn.Conv2d``
+with a bias; what is not a convolution is folded into it with the statistics of evaluation mode.
 """
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,18 @@ from ..registry import MODELS
 from .norm import build_norm
 
 _BN = dict(type="BN")
+
+
+class ReparameterizedConv(nn.Module):
+    """A part that :func:`switch_to_deploy` replaces by a single convolution."""
+
+    @abstractmethod
+    def to_conv(self) -> nn.Conv2d:
+        """An equivalent convolution, in eval mode.
+
+        Raises:
+            TypeError: If a norm is none that can be folded.
+        """
 
 
 def switch_to_deploy(model: nn.Module) -> nn.Module:
@@ -34,7 +48,9 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
         ValueError: If a part that would be fused is in training mode: folding the statistics of
             BatchNorm ends its training.
     """
-    parts = {name: part for name, part in model.named_modules() if hasattr(part, "fused")}
+    parts = {
+        name: part for name, part in model.named_modules() if isinstance(part, ReparameterizedConv)
+    }
     training = [name for name, part in parts.items() if part.training]
     if training:
         raise ValueError(
@@ -42,12 +58,12 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
             f"({len(training)} parts are in training mode, the first is {training[0]!r})"
         )
     if "" in parts:
-        return parts[""].fused()
+        return parts[""].to_conv()
     # Parts inside of a part that is fused as a whole go with it.
     whole = [name for name in parts if not any(name.startswith(f"{outer}.") for outer in parts)]
     # All are computed before the first is replaced: an error leaves the model as it was.
-    fused = {name: parts[name].fused() for name in whole}
-    for name, conv in fused.items():
+    convs = {name: parts[name].to_conv() for name in whole}
+    for name, conv in convs.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, conv)
     return model
@@ -114,7 +130,7 @@ def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 @MODELS.register_module()
-class ConvNorm(nn.Module):
+class ConvNorm(ReparameterizedConv):
     """A convolution without bias and a norm.
 
     Args:
@@ -160,11 +176,11 @@ class ConvNorm(nn.Module):
         """Weight and bias of the single convolution."""
         return fold_norm(self.conv.weight, self.conv.bias, self.norm)
 
-    def fused(self) -> nn.Conv2d:
+    def to_conv(self) -> nn.Conv2d:
         return _conv_like(self.conv, *self.folded())
 
 
-class RepConv(nn.Module):
+class RepConv(ReparameterizedConv):
     """The sum of convolutions with kernels of several sizes, each with its norm
     (`RepLKNet <https://arxiv.org/abs/2203.06717>`_).
 
@@ -198,7 +214,7 @@ class RepConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return sum(branch(x) for branch in self.branches)
 
-    def fused(self) -> nn.Conv2d:
+    def to_conv(self) -> nn.Conv2d:
         folded = [branch.folded() for branch in self.branches]
         rows, columns = (max(weight.shape[dim] for weight, _ in folded) for dim in (2, 3))
         total, bias = 0.0, 0.0
@@ -264,7 +280,7 @@ class DepthwiseRepConv(RepConv):
         )
 
 
-class ResidualNormConv(nn.Module):
+class ResidualNormConv(ReparameterizedConv):
     """``x + conv(norm(x))`` with a 1x1 convolution.
 
     Args:
@@ -283,7 +299,7 @@ class ResidualNormConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(self.norm(x))
 
-    def fused(self) -> nn.Conv2d:
+    def to_conv(self) -> nn.Conv2d:
         dim = self.conv.out_channels
         identity = torch.eye(dim, dtype=torch.float32, device=self.conv.weight.device)
         identity = identity.to(torch.promote_types(torch.float32, self.conv.weight.dtype))

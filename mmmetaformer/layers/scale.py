@@ -1,4 +1,4 @@
-"""A learnable factor per channel."""
+"""The factors of a residual: LayerScale, residual scale and stochastic depth."""
 
 import torch
 from torch import Tensor, nn
@@ -29,3 +29,33 @@ class ChannelScale(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.scale.numel()}, init_value={self.init_value}"
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (`Deep Networks with Stochastic Depth <https://arxiv.org/abs/1603.09382>`_):
+    in training, drop the branch of a whole image at random and divide the others by the
+    probability that they are kept.
+
+    It draws the same random numbers as mmcv's ``DropPath``, which ``torch.fx`` and TorchScript
+    cannot follow.
+
+    Args:
+        drop_prob: Probability that the branch of an image is dropped.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep_prob = 1 - self.drop_prob
+        kept = (keep_prob + torch.rand_like(x[:, :1, :1, :1])).floor()
+        return x.div(keep_prob) * kept
+
+    def extra_repr(self) -> str:
+        return f"drop_prob={self.drop_prob:.3f}"

@@ -7,23 +7,25 @@ form.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers import build_activation
-from ..metamixer import MetaMixer
 from ..registry import TOKEN_MIXERS
-from .windows import from_windows, to_windows
+from . import windows
 
 
 @TOKEN_MIXERS.register_module(name=["attention", "Attention"])
-class Attention(MetaMixer):
+class Attention(BaseModule):
     """Global self-attention (`Attention Is All You Need <https://arxiv.org/abs/1706.03762>`_)
-    over the positions of a map: the MetaMixer whose keys and values come from the image.
+    over the positions of a map.
 
     With the softmax it runs as torch's ``scaled_dot_product_attention``, which never stores the
-    coefficients; :meth:`coefficients` computes them.
+    attention weights; :meth:`coefficients` computes them.
 
     Args:
         dim: Number of channels C.
@@ -65,98 +67,90 @@ class Attention(MetaMixer):
         self.head_dim = head_dim
         self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self._uses_softmax = coefficient_act_cfg is None
+        self.uses_softmax = coefficient_act_cfg is None
         self.act = (
-            nn.Softmax(dim=-1) if self._uses_softmax else build_activation(coefficient_act_cfg)
+            nn.Softmax(dim=-1) if self.uses_softmax else build_activation(coefficient_act_cfg)
         )
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
         self.proj_drop = nn.Dropout(proj_drop)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attend(self.qkv(self.to_tokens(x)), x)
+
+    def attend(self, qkv: Tensor, x: Tensor) -> Tensor:
+        """The output (B, C, H, W) for projected tokens (B, N, 3C) of a map ``x``, of which only
+        the shape counts."""
+        q, k, v = self.split_heads(qkv, x)
+        dropout = self.attn_drop if self.training else 0.0
+        if self.uses_softmax:
+            out = F.scaled_dot_product_attention(q, k, v, self.mask(x), dropout)
+        else:
+            out = F.dropout(self._activate(self._match(q, k, x), x), dropout, self.training) @ v
+        return self._project(out, x)
+
     # What the forms of attention differ in.
 
-    def queried(self, x: Tensor) -> Tensor:
-        """The positions that ask, (B, N, C)."""
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """The positions of a map (B, C, H, W) as tokens (B, N, C)."""
         return x.flatten(2).transpose(1, 2)
 
-    def attended(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The positions that answer, (B, M, C), and which of them count, (B, M); None for all."""
-        return self.queried(x), None
-
     def to_map(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """What the positions that asked get, (B, N, K), as a map (B, K, H, W) as large as x."""
+        """Tokens (B, N, K) as a map (B, K, H, W) of the size of ``x``."""
         return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
 
-    # The parts of a MetaMixer.
+    def split_heads(self, qkv: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, heads, N, head_dim), keys and values (B, heads, M, head_dim)."""
+        q, k, v = qkv.chunk(3, dim=-1)
+        return self._heads(q), self._heads(k), self._heads(v)
 
-    def query(self, x: Tensor) -> Tensor:
-        """(B, heads, N, head_dim)."""
-        return self._heads(self._linear(self.queried(x), 0))
+    def mask(self, x: Tensor) -> Tensor | None:
+        """Which keys count, (B, 1, 1, M); None for all."""
+        return None
 
-    def match(self, queries: Tensor, x: Tensor) -> Tensor:
-        """Scaled products with the keys, (B, heads, N, M)."""
-        tokens, valid = self.attended(x)
-        return self._match(queries, self._heads(self._linear(tokens, 1)), valid)
+    # Query, key, activation and value, as a MetaMixer has them.
 
-    def _match(self, queries: Tensor, keys: Tensor, valid: Tensor | None) -> Tensor:
-        # Scaled before the product, which would leave the range of float16.
-        scores = (queries * self.head_dim**-0.5) @ keys.transpose(-2, -1)
-        return scores if valid is None else scores.masked_fill(~_of_keys(valid), -torch.inf)
+    def scores(self, x: Tensor) -> Tensor:
+        """Scaled products of queries and keys, (B, heads, N, M)."""
+        q, k, _ = self.split_heads(self.qkv(self.to_tokens(x)), x)
+        return self._match(q, k, x)
 
     def coefficients(self, x: Tensor) -> Tensor:
         """The activated scores, (B, heads, N, M); 0 for positions that do not count."""
-        return self._activate(self.scores(x), self.attended(x)[1])
-
-    def _activate(self, scores: Tensor, valid: Tensor | None) -> Tensor:
-        coefficients = self.act(scores)
-        # An activation of minus infinity may be anything.
-        return coefficients if valid is None else coefficients.masked_fill(~_of_keys(valid), 0.0)
+        return self._activate(self.scores(x), x)
 
     def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        tokens, _ = self.attended(x)
-        values = self._heads(self._linear(tokens, 2))
-        coefficients = F.dropout(coefficients, self.attn_drop, self.training)
-        return self._project(coefficients @ values, x)
+        """Values weighted by the coefficients, (B, C, H, W)."""
+        _, _, v = self.split_heads(self.qkv(self.to_tokens(x)), x)
+        return self._project(coefficients @ v, x)
 
     def as_maps(self, values: Tensor, x: Tensor) -> Tensor:
         """(B, heads, N, M) as one map for each key of each head, (B, heads * M, H, W)."""
         return self.to_map(values.transpose(1, 2).flatten(2), x)
 
+    def coefficient_maps(self, x: Tensor) -> Tensor:
+        """The coefficients of each key at each position, (B, heads * M, H, W)."""
+        return self.as_maps(self.coefficients(x), x)
+
     def num_keys(self, x: Tensor) -> int:
-        return x.shape[1] // self.head_dim * self.attended(x)[0].shape[1]
+        """Number of the maps of an input (B, C, H, W): heads times keys."""
+        return x.shape[1] // self.head_dim * self._keys_per_head(x)
 
     def key_name(self, key: int, x: Tensor) -> str:
-        head, position = divmod(key, self.attended(x)[0].shape[1])
+        """What to call one of the keys."""
+        head, position = divmod(key, self._keys_per_head(x))
         return f"head {head}, key {position}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        # The parts above, with queries, keys and values of one projection.
-        return self.attend(*self.project(x), x)
+    def _keys_per_head(self, x: Tensor) -> int:
+        return self.to_tokens(x[:1, :1]).shape[1]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, x: Tensor) -> Tensor:
-        """The output for what :meth:`project` gives of ``x``, of which only the shape counts."""
-        q, k, v = (self._heads(part) for part in (q, k, v))
-        if self._uses_softmax:
-            out = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=None if valid is None else _of_keys(valid),
-                dropout_p=self.attn_drop if self.training else 0.0,
-            )
-        else:
-            coefficients = self._activate(self._match(q, k, valid), valid)
-            out = F.dropout(coefficients, self.attn_drop, self.training) @ v
-        return self._project(out, x)
+    def _match(self, q: Tensor, k: Tensor, x: Tensor) -> Tensor:
+        # Scaled before the product, which would leave the range of float16.
+        scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
+        return masked_fill(scores, self.mask(x), -torch.inf)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys and values, (B, N or M, C), and which of the keys count."""
-        tokens, valid = self.attended(x)
-        return *self.qkv(tokens).chunk(3, dim=-1), valid
-
-    def _linear(self, tokens: Tensor, part: int) -> Tensor:
-        """One third of ``qkv``: queries 0, keys 1, values 2."""
-        weight, bias = self.qkv.weight.chunk(3)[part], self.qkv.bias
-        return F.linear(tokens, weight, None if bias is None else bias.chunk(3)[part])
+    def _activate(self, scores: Tensor, x: Tensor) -> Tensor:
+        # An activation of minus infinity may be anything.
+        return masked_fill(self.act(scores), self.mask(x), 0.0)
 
     def _heads(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
@@ -169,9 +163,13 @@ class Attention(MetaMixer):
         return f"head_dim={self.head_dim}"
 
 
-def _of_keys(valid: Tensor) -> Tensor:
-    """(B, M) as (B, 1, 1, M)."""
-    return valid[:, None, None, :]
+def masked_fill(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    """A value in the place of what a mask leaves out; None leaves nothing out."""
+    return x if mask is None else x.masked_fill(mask.logical_not(), value)
+
+
+# One step for torch.fx: whether there is a mask depends on the size of the map.
+torch.fx.wrap("masked_fill")
 
 
 @TOKEN_MIXERS.register_module(name=["window_attention", "WindowAttention"])
@@ -191,24 +189,23 @@ class WindowAttention(Attention):
         (B, C, H, W) -> (B, C, H, W)
     """
 
-    def __init__(self, dim: int, window_size: int = 14, **kwargs) -> None:
+    def __init__(self, dim: int, window_size: int = 14, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
         if not isinstance(window_size, int) or window_size < 1:
             raise ValueError(f"window_size must be a positive integer, got {window_size!r}")
         self.window_size = window_size
 
-    def queried(self, x: Tensor) -> Tensor:
-        return self.attended(x)[0]
-
-    def attended(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        windows, valid = to_windows(x, self._window(x))
-        return windows.transpose(1, 2), valid
+    def to_tokens(self, x: Tensor) -> Tensor:
+        rows, columns = windows.window_size(x, self.window_size)
+        return windows.to_windows(x, rows, columns).transpose(1, 2)
 
     def to_map(self, tokens: Tensor, x: Tensor) -> Tensor:
-        return from_windows(tokens.transpose(1, 2), self._window(x), tuple(x.shape[2:]))
+        rows, columns = windows.window_size(x, self.window_size)
+        return windows.from_windows(tokens.transpose(1, 2), rows, columns, x)
 
-    def _window(self, x: Tensor) -> tuple[int, int]:
-        return min(self.window_size, x.shape[2]), min(self.window_size, x.shape[3])
+    def mask(self, x: Tensor) -> Tensor | None:
+        rows, columns = windows.window_size(x, self.window_size)
+        return windows.valid_keys(x, rows, columns)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, window_size={self.window_size}"
@@ -216,10 +213,13 @@ class WindowAttention(Attention):
 
 @TOKEN_MIXERS.register_module(name=["sr_attention", "SpatialReductionAttention"])
 class SpatialReductionAttention(Attention):
-    """Self-attention whose keys and values come from an averaged map (spatial reduction as in
+    """Self-attention whose keys and values are averaged over squares (spatial reduction as in
     `PVT <https://arxiv.org/abs/2102.12122>`_, by averaging): every position sees the whole image,
-    at ``1 / sr_ratio²`` of the cost. There is no parameter beyond those of global
+    at ``1 / sr_ratio²`` of the cost of the products. There is no parameter beyond those of global
     attention, which it equals at ratio 1.
+
+    The average is taken behind the projection, which is linear: that is the projection of the
+    averaged map.
 
     Args:
         dim: Number of channels C.
@@ -230,21 +230,25 @@ class SpatialReductionAttention(Attention):
         (B, C, H, W) -> (B, C, H, W)
     """
 
-    def __init__(self, dim: int, sr_ratio: int = 2, **kwargs) -> None:
+    def __init__(self, dim: int, sr_ratio: int = 2, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
         if not isinstance(sr_ratio, int) or sr_ratio < 1:
             raise ValueError(f"sr_ratio must be a positive integer, got {sr_ratio!r}")
         self.sr_ratio = sr_ratio
 
-    def attended(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        # Incomplete squares at the border are averaged over the pixels they have.
-        reduced = F.avg_pool2d(x, self.sr_ratio, self.sr_ratio, ceil_mode=True)
-        return reduced.flatten(2).transpose(1, 2), None
+    def split_heads(self, qkv: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = qkv.chunk(3, dim=-1)
+        return self._heads(q), self._heads(self._reduce(k, x)), self._heads(self._reduce(v, x))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        tokens, _ = self.attended(x)
-        keys, values = (self._linear(tokens, part) for part in (1, 2))
-        return self._linear(self.queried(x), 0), keys, values, None
+    def _reduce(self, tokens: Tensor, x: Tensor) -> Tensor:
+        # Incomplete squares at the border are averaged over the pixels they have.
+        maps = self.to_map(tokens, x)
+        reduced = F.avg_pool2d(maps, self.sr_ratio, self.sr_ratio, ceil_mode=True)
+        return self.to_tokens(reduced)
+
+    def _keys_per_head(self, x: Tensor) -> int:
+        rows, columns = x.shape[2], x.shape[3]
+        return -(-rows // self.sr_ratio) * -(-columns // self.sr_ratio)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sr_ratio={self.sr_ratio}"

@@ -1,9 +1,9 @@
 """Depthwise convolution."""
 
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import build_activation, build_norm, same_padding
-from ..metamixer import MetaMixer
 from ..registry import TOKEN_MIXERS
 
 _GELU = dict(type="GELU")
@@ -37,7 +37,7 @@ class DepthwiseConv(nn.Module):
 
 
 @TOKEN_MIXERS.register_module(name=["depthwise_act_norm", "DepthwiseActNorm"])
-class DepthwiseActNorm(MetaMixer):
+class DepthwiseActNorm(BaseModule):
     """Depthwise convolution, activation, norm: the first half of a `ConvMixer
     <https://arxiv.org/abs/2201.09792>`_ layer.
 
@@ -64,11 +64,5 @@ class DepthwiseActNorm(MetaMixer):
         self.act = build_activation(act_cfg)
         self.norm = build_norm(norm_cfg, dim)
 
-    def query(self, x: Tensor) -> Tensor:
-        return x
-
-    def key(self, queries: Tensor) -> Tensor:
-        return self.conv(queries)
-
-    def value(self, coefficients: Tensor) -> Tensor:
-        return self.norm(coefficients)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.act(self.conv(x)))

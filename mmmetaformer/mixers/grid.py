@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from .windows import from_windows, to_windows
+from . import windows
 
 SIZE_POLICIES = ("window", "resample_map", "resample_weights")
-# A resampled weight of this many entries takes 1 GiB in float32, for each block.
-_MAX_ENTRIES = 2**28
 
 
 class GridMixer(BaseModule):
@@ -23,14 +22,15 @@ class GridMixer(BaseModule):
 
     - ``'window'``: the map is cut into windows of the grid, each mixed by itself, which is the
       weight as a block-diagonal matrix. Within a whole window the pre-trained function is kept
-      exactly; information does not cross windows. At the border windows are filled up with zeros.
+      exactly; information does not cross windows. Windows at the border are filled up with zeros.
     - ``'resample_map'``: the map is averaged to the grid (a smaller one is repeated), mixed there
       and interpolated back. Mixing is global, and blurred by ``map size / grid size``.
-    - ``'resample_weights'``: the weight itself is interpolated to the map's size. Global and
-      sharp, but the cost grows with the square of the number of positions, so it is for crops of
-      moderate size; beyond 2**28 entries it is refused.
+    - ``'resample_weights'``: what comes of interpolating the weight itself to the positions of the
+      map, scaled so that the response to a constant map stays what it was. The interpolation is
+      linear, so it is applied to the map before and behind the weight, in place of the average of
+      ``'resample_map'``, and no large weight is ever made.
 
-    Subclasses define :meth:`mix` and :meth:`mix_resampled`.
+    Subclasses define :meth:`mix`.
 
     Args:
         grid_size: Rows and columns of the pre-training grid; an integer means both.
@@ -64,59 +64,49 @@ class GridMixer(BaseModule):
         return self.grid_size[0] * self.grid_size[1]
 
     @abstractmethod
-    def mix(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The published function, (B, C, N) to (B, C, N).
-
-        ``valid`` (B, N) is False at positions outside of the image, where ``x`` is zero.
-        """
-
-    @abstractmethod
-    def mix_resampled(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """With weights resampled to maps of ``size`` (H, W): (B, C, H * W) to the same."""
+    def mix(self, x: Tensor) -> Tensor:
+        """The published function, (B, C, N) to (B, C, N)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        size = tuple(x.shape[2:])
-        if size == self.grid_size:
-            return self.mix(x.flatten(2)).unflatten(2, size)
+        rows, columns = self.grid_size
         if self.size_policy == "window":
-            windows, valid = to_windows(x, self.grid_size)
-            return from_windows(self.mix(windows, valid), self.grid_size, size)
+            mixed = self.mix(windows.to_windows(x, rows, columns))
+            return windows.from_windows(mixed, rows, columns, x)
         if self.size_policy == "resample_map":
-            x = F.adaptive_avg_pool2d(x, self.grid_size)
-            x = self.mix(x.flatten(2)).unflatten(2, self.grid_size)
-            return F.interpolate(x, size, mode="bilinear", align_corners=False)
-        return self.mix_resampled(x.flatten(2), size).unflatten(2, size)
-
-    def resample_inputs(self, weight: Tensor, size: tuple[int, int]) -> Tensor:
-        """A weight (M, N) over the positions of the grid for those of a map, (M, H * W).
-
-        Scaled by ``N / (H * W)``: the sum over a smooth map stays what it was.
-        """
-        return self.resample_outputs(weight.T, size).T * (self.num_positions / _area(size))
-
-    def resample_outputs(self, weight: Tensor, size: tuple[int, int]) -> Tensor:
-        """A weight (N, M) whose rows are positions of the grid for those of a map, (H * W, M)."""
-        _check_entries(weight.shape[1], size)
-        grid = weight.T.unflatten(1, self.grid_size)
-        return F.interpolate(grid[None], size, mode="bilinear", align_corners=False)[0].flatten(1).T
-
-    def resample_matrix(self, weight: Tensor, size: tuple[int, int]) -> Tensor:
-        """A square weight (N, N) for the positions of a map, (H * W, H * W)."""
-        _check_entries(_area(size), size)  # before the first step allocates anything
-        return self.resample_outputs(self.resample_inputs(weight, size), size)
+            grid = F.adaptive_avg_pool2d(x, (rows, columns))
+        else:
+            grid = weigh_to_grid(x, rows, columns)
+        grid = self.mix(grid.flatten(2)).unflatten(2, (rows, columns))
+        return F.interpolate(grid, x.shape[2:], mode="bilinear", align_corners=False)
 
     def extra_repr(self) -> str:
         return f"grid_size={self.grid_size}, size_policy={self.size_policy!r}"
 
 
-def _check_entries(columns: int, size: tuple[int, int]) -> None:
-    if _area(size) * columns > _MAX_ENTRIES:
-        raise ValueError(
-            f"size_policy='resample_weights' cannot serve a map of {size[0]}x{size[1]}: the "
-            f"resampled weight would have {_area(size)}x{columns} entries (at most "
-            f"{_MAX_ENTRIES}); use 'window' or 'resample_map', or smaller crops"
-        )
+def weigh_to_grid(x: Tensor, rows: int, columns: int) -> Tensor:
+    """The transpose of bilinear interpolation from a grid to a map, times the positions of the
+    grid over those of the map: each position of the grid gets a weighted mean of what lies around
+    it.
+
+    Args:
+        x: (B, C, H, W).
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+
+    Returns:
+        (B, C, rows, columns).
+    """
+    height, width = x.shape[2], x.shape[3]
+    down = _interpolation(rows, height, x) * (rows / height)
+    across = _interpolation(columns, width, x) * (columns / width)
+    return down @ x @ across.t()
 
 
-def _area(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
+def _interpolation(size: int, new_size: int, like: Tensor) -> Tensor:
+    """Row i is what linear interpolation makes of the unit vector i, (size, new_size)."""
+    units = torch.eye(size, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(units, new_size, mode="linear", align_corners=False)[0]
+
+
+# One step for torch.fx, since it depends on the size of the map.
+torch.fx.wrap("weigh_to_grid")

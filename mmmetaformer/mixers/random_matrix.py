@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..registry import TOKEN_MIXERS
+from . import windows
 from .grid import GridMixer
 
 
@@ -17,8 +18,8 @@ class RandomMatrix(GridMixer):
 
     The matrix is a buffer: it is saved, and no optimiser sees it. Between processes mmengine's
     runner and torch's DDP synchronise it as they do running statistics. Where a window is not
-    whole, the rows are normalised over the positions inside of the image, so every output stays
-    a weighted mean.
+    whole, and where weights are resampled, the rows are normalised over the positions inside of the
+    image, so every output stays a weighted mean.
 
     Args:
         dim: Number of channels C; unused, part of the contract.
@@ -38,12 +39,28 @@ class RandomMatrix(GridMixer):
         matrix = torch.rand(self.num_positions, self.num_positions).softmax(dim=-1)
         self.register_buffer("random_matrix", matrix)
 
-    def mix(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        out = F.linear(x, self.random_matrix)
-        if valid is not None:
-            out = out / F.linear(valid.to(self.random_matrix.dtype), self.random_matrix)[:, None]
+    def mix(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.random_matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if self.size_policy == "window":
+            return normalize_border(out, self.random_matrix, *self.grid_size)
+        if self.size_policy == "resample_weights":
+            return out / super().forward(torch.ones_like(x[:1, :1]))
         return out
 
-    def mix_resampled(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        matrix = self.resample_matrix(self.random_matrix, size)
-        return F.linear(x, matrix / matrix.sum(dim=-1, keepdim=True))
+
+def normalize_border(x: Tensor, matrix: Tensor, rows: int, columns: int) -> Tensor:
+    """Divide what windows of a map were mixed to by the sum of the weights of those positions that
+    lie in the image. Maps of whole windows stay as they are."""
+    if not torch.jit.is_scripting():
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if not traced and x.shape[2] % rows == 0 and x.shape[3] % columns == 0:
+            return x
+    ones = windows.to_windows(torch.ones_like(x[:1, :1]), rows, columns)
+    return x / windows.from_windows(F.linear(ones, matrix), rows, columns, x)
+
+
+# One step for torch.fx: whether there is a border depends on the size of the map.
+torch.fx.wrap("normalize_border")

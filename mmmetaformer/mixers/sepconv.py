@@ -1,16 +1,16 @@
 """Separable convolution, ConvFormer's mixer."""
 
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import build_activation, same_padding
-from ..metamixer import MetaMixer
 from ..registry import TOKEN_MIXERS
 
 _STAR_RELU = dict(type="StarReLU")
 
 
 @TOKEN_MIXERS.register_module(name=["sepconv", "SepConv"])
-class SepConv(MetaMixer):
+class SepConv(BaseModule):
     """Inverted separable convolution: pointwise to more channels, activation, depthwise,
     pointwise back (`MobileNetV2 <https://arxiv.org/abs/1801.04381>`_, as used by ConvFormer in
     `MetaFormer Baselines for Vision <https://arxiv.org/abs/2210.13452>`_).
@@ -50,14 +50,5 @@ class SepConv(MetaMixer):
         )
         self.pwconv2 = nn.Conv2d(hidden, dim, 1, bias=bias)
 
-    def query(self, x: Tensor) -> Tensor:
-        return x
-
-    def key(self, queries: Tensor) -> Tensor:
-        return self.pwconv1(queries)
-
-    def act(self, scores: Tensor) -> Tensor:
-        return self.act1(scores)
-
-    def value(self, coefficients: Tensor) -> Tensor:
-        return self.pwconv2(self.dwconv(coefficients))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pwconv2(self.dwconv(self.act1(self.pwconv1(x))))

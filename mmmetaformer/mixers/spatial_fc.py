@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..registry import TOKEN_MIXERS
 from .grid import GridMixer
@@ -37,8 +36,5 @@ class SpatialFC(GridMixer):
         super().__init__(grid_size, size_policy, init_cfg)
         self.fc = nn.Linear(self.num_positions, self.num_positions, bias=False)
 
-    def mix(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         return self.fc(x)
-
-    def mix_resampled(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return F.linear(x, self.resample_matrix(self.fc.weight, size))

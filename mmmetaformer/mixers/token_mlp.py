@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..layers import build_activation
 from ..registry import TOKEN_MIXERS
@@ -45,10 +44,5 @@ class TokenMlp(GridMixer):
         self.act = build_activation(act_cfg)
         self.fc2 = nn.Linear(hidden, self.num_positions)
 
-    def mix(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
-
-    def mix_resampled(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        hidden = self.act(F.linear(x, self.resample_inputs(self.fc1.weight, size), self.fc1.bias))
-        bias = self.resample_outputs(self.fc2.bias[:, None], size)[:, 0]
-        return F.linear(hidden, self.resample_outputs(self.fc2.weight, size), bias)

@@ -1,56 +1,75 @@
-"""Cutting a map into windows and putting it together again."""
+"""Cutting a map into windows and putting it together again.
+
+Each function is one step for ``torch.fx``, because what it does depends on the size of the map.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from ..layers.padding import pad_to_multiple
 
 
-def to_windows(x: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+def to_windows(x: Tensor, rows: int, columns: int) -> Tensor:
     """Cut a map into windows that do not overlap, padded with zeros at the right and bottom.
 
     Args:
         x: (B, C, H, W).
-        window: Rows h and columns w of a window.
+        rows: Rows h of a window.
+        columns: Columns w of a window.
 
     Returns:
-        The windows (B * n, C, h * w), those of one image behind one another, and which of their
-        positions lie in the image, (B * n, h * w); None when all do.
+        (B * n, C, h * w), the n windows of one image behind one another.
     """
+    x = pad_to_multiple(x, rows, columns)
     batch, channels, height, width = x.shape
-    rows, columns = window
-    bottom, right = -height % rows, -width % columns
-    valid = None
-    if bottom or right:
-        valid = torch.ones(1, 1, height, width, dtype=torch.bool, device=x.device)
-        valid = _cut(F.pad(valid, (0, right, 0, bottom)), window).squeeze(1)
-        valid = valid.repeat(batch, 1)
-        x = F.pad(x, (0, right, 0, bottom))
-    return _cut(x, window), valid
-
-
-def _cut(x: Tensor, window: tuple[int, int]) -> Tensor:
-    batch, channels, height, width = x.shape
-    rows, columns = window
     x = x.reshape(batch, channels, height // rows, rows, width // columns, columns)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, rows * columns)
 
 
-def from_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The inverse of :func:`to_windows`.
+def from_windows(windows: Tensor, rows: int, columns: int, like: Tensor) -> Tensor:
+    """Put windows together: the inverse of :func:`to_windows`.
 
     Args:
         windows: (B * n, C, h * w).
-        window: Rows h and columns w of a window.
-        size: Size (H, W) of the map.
+        rows: Rows h of a window.
+        columns: Columns w of a window.
+        like: A map of the size (H, W) that the result is to have.
 
     Returns:
         (B, C, H, W).
     """
+    height, width = like.shape[-2], like.shape[-1]
+    down, across = (height + rows - 1) // rows, (width + columns - 1) // columns
     channels = windows.shape[1]
-    rows, columns = window
-    down, across = -(-size[0] // rows), -(-size[1] // columns)
     x = windows.reshape(-1, down, across, channels, rows, columns)
     x = x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, down * rows, across * columns)
-    return x[..., : size[0], : size[1]]
+    return x[:, :, :height, :width]
+
+
+def valid_keys(x: Tensor, rows: int, columns: int) -> Tensor | None:
+    """Which positions of the windows of a map lie in the image, as a mask of attention.
+
+    Args:
+        x: (B, C, H, W).
+        rows: Rows h of a window.
+        columns: Columns w of a window.
+
+    Returns:
+        (B * n, 1, 1, h * w), booleans; None when all of them do.
+    """
+    if not torch.jit.is_scripting():
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if not traced and x.shape[-2] % rows == 0 and x.shape[-1] % columns == 0:
+            return None
+    return to_windows(torch.ones_like(x[:, :1]), rows, columns)[:, None] > 0
+
+
+def window_size(x: Tensor, largest: int) -> tuple[int, int]:
+    """Rows and columns of square windows on a map, which are no larger than the map."""
+    return min(largest, x.shape[-2]), min(largest, x.shape[-1])
+
+
+for _function in (to_windows, from_windows, valid_keys, window_size):
+    torch.fx.wrap(_function.__name__)

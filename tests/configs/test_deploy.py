@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmetaformer import switch_to_deploy
+from mmmetaformer.layers import ReparameterizedConv
 
 CONFIGS = {
     "detector": "ffnet/mask-rcnn_ffnet-1_fpn_1x_coco.py",
@@ -135,7 +136,7 @@ def state(model: nn.Module) -> tuple[list[type], dict[str, Tensor]]:
 
 def test_in_training_mode_and_twice(case):
     """An error that changes nothing, even if a single part trains; and nothing to do."""
-    part = next(part for part in case.model.modules() if hasattr(part, "fused"))
+    part = next(part for part in case.model.modules() if isinstance(part, ReparameterizedConv))
     for training in (part, case.model):
         before = state(case.model)
         training.train()

@@ -74,7 +74,7 @@ def test_the_result_of_a_norm_may_be_changed_in_place(norm, size):
 
 def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image", **changes):
     """Of ``Branch`` behind its map of 3 channels."""
-    numbers = (leaf(1), leaf(1)) if act == "star_relu" else ()
+    scalars = (leaf(1), leaf(1)) if act == "star_relu" else ()
     settings = dict(norm=norm, eps=1e-5, act=act, residual=True, differentiable=True)
     tensors = dict.fromkeys(BranchTensors._fields)
     tensors.update(weight=leaf(4, 3), weight2=leaf(3, 4))
@@ -86,7 +86,7 @@ def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image",
         tensors["drop"] = torch.tensor([2.0, 0.5], dtype=torch.double)
         tensors["depthwise_bias"] = leaf(4) if depthwise else None
     settings.update(changes)
-    return BranchSettings(**settings, backend="torch"), *BranchTensors(**tensors), *numbers
+    return BranchSettings(**settings, implementation="torch"), *BranchTensors(**tensors), *scalars
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)

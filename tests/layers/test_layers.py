@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmmetaformer.backbones.metaformer import ConvDownsampling
 from mmmetaformer.layers import (
     ChannelScale,
-    ConvDownsampling,
     ConvStem,
     LayerNorm2d,
     PositionEmbedding,

@@ -26,7 +26,7 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_one_convolution_is_the_same_function(part, size, randomize_norms):
     module = randomize_norms(PARTS[part]()).double()
-    fused = module.fused()
+    fused = module.to_conv()
     assert type(fused) is nn.Conv2d and not fused.training
     assert fused.weight.is_contiguous(memory_format=torch.channels_last)
     x = torch.randn(2, 6, *size, dtype=torch.double)
@@ -67,7 +67,7 @@ def test_training_mode_is_refused():
 
 def test_only_batch_norm_folds():
     with pytest.raises(TypeError, match="got GroupNorm"):
-        ConvNorm(4, 4, norm_cfg=dict(type="GN", num_groups=1)).eval().fused()
+        ConvNorm(4, 4, norm_cfg=dict(type="GN", num_groups=1)).eval().to_conv()
 
 
 def test_a_part_inside_of_a_detector(randomize_norms):

@@ -127,12 +127,32 @@ def test_the_random_matrix_is_saved_and_not_trained():
     assert mixer.random_matrix.min() > 0
 
 
-@pytest.mark.parametrize("cls", [RandomMatrix, SpatialFC], ids=lambda cls: cls.__name__)
-def test_a_map_too_large_to_resample_weights_for(cls):
-    """200 x 334 positions, stage 0 of an image of 800 x 1333: a matrix of 17 GiB."""
-    mixer = make(cls, "resample_weights")
-    with pytest.raises(ValueError, match=r"200x334.*'window' or 'resample_map'"):
-        mixer(torch.zeros(1, DIM, 1, 1).expand(1, DIM, 200, 334))
+@EVERY
+def test_resampled_weights_are_those_of_the_interpolated_matrix(cls, randomize):
+    """Against the weight itself interpolated to the positions of the map."""
+    mixer = randomize(make(cls, "resample_weights")).double()
+    size = (5, 9)
+
+    def outputs(weight):  # rows are positions of the grid
+        grid = weight.T.unflatten(1, GRID)[None]
+        return F.interpolate(grid, size, mode="bilinear", align_corners=False)[0].flatten(1).T
+
+    def inputs(weight):
+        return outputs(weight.T).T * (12 / 45)
+
+    x = torch.randn(2, DIM, *size, dtype=torch.double)
+    flat = x.flatten(2)
+    if cls is TokenMlp:
+        hidden = mixer.act(F.linear(flat, inputs(mixer.fc1.weight), mixer.fc1.bias))
+        bias = outputs(mixer.fc2.bias[:, None])[:, 0]
+        expected = F.linear(hidden, outputs(mixer.fc2.weight), bias)
+    else:
+        weight = mixer.fc.weight if cls is SpatialFC else mixer.random_matrix
+        matrix = outputs(inputs(weight))
+        if cls is RandomMatrix:
+            matrix = matrix / matrix.sum(-1, keepdim=True)
+        expected = F.linear(flat, matrix)
+    torch.testing.assert_close(mixer(x), expected.view_as(x))
 
 
 @EVERY

@@ -1,13 +1,15 @@
-"""The switch: argument, environment variable, and what it changes of a network."""
+"""Networks with the fused path: argument, environment variable, and what they change."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch.autograd import forward_ad
 
 from mmmetaformer.backbones import CAFormer, FFNet, MetaFormer, MlpMixer, PoolFormer
-from mmmetaformer.fused import resolve_fused, run_fused, run_fused_downsampling
+from mmmetaformer.backbones.base import resolve_fused
 
 ATTENTION = dict(type="attention", head_dim=4)
 SMALL = dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
@@ -29,24 +31,35 @@ def test_values(monkeypatch, fused):
 
 @pytest.mark.parametrize("fused", ["off", None, 1.0, "cuda"])
 def test_other_values_are_refused(fused):
-    with pytest.raises(ValueError, match=r"fused must be one of .*'auto', True, False"):
+    with pytest.raises(ValueError, match=rf"fused.*{fused!r}|'auto', True, False"):
         PoolFormer(SMALL, fused=fused)
 
 
+def test_an_implementation_that_is_not_registered_is_refused():
+    with pytest.raises(ValueError, match=r"fused='nonsense' .*tools/triton_kernels"):
+        PoolFormer(SMALL, fused="nonsense")
+
+
+def test_without_it_nothing_of_it_is_imported():
+    code = (
+        "import sys; from mmmetaformer import PoolFormer; import torch; "
+        f"PoolFormer({SMALL}, fused=False)(torch.randn(1, 3, 32, 32)); "
+        "sys.exit(any(name.startswith('mmmetaformer.fused') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 @pytest.mark.parametrize("fused", ["auto", True])
-def test_environment_variable_turns_it_off(monkeypatch, fused):
+def test_environment_variable_turns_it_off(monkeypatch, fused, fused_functions):
+    x = torch.randn(1, 3, 32, 32)
+    assert fused_functions(*PoolFormer(SMALL, fused=fused)(x))
     monkeypatch.setenv("MMMETAFORMER_FUSED", "0")
-    backbone = PoolFormer(SMALL, fused=fused)
-    block = backbone.stages[0][0]
-    halves, x = tuple(block.halves()), torch.randn(1, 8, 4, 4)
-    assert run_fused(halves, x, "auto") is not None
-    assert run_fused(halves, x, block.fused_path) is None
-    assert not backbone.lay_out(x).is_contiguous(memory_format=torch.channels_last)
+    assert not fused_functions(*PoolFormer(SMALL, fused=fused)(x))
 
 
 def test_environment_variable_with_a_wrong_value_is_refused(monkeypatch):
     monkeypatch.setenv("MMMETAFORMER_FUSED", "off")
-    with pytest.raises(ValueError, match="MMMETAFORMER_FUSED must be 0 .*got 'off'"):
+    with pytest.raises(ValueError, match="fused='off' is no registered implementation"):
         PoolFormer(SMALL)
 
 
@@ -56,8 +69,12 @@ def test_true_where_nothing_can_be_fused_is_refused():
 
 
 def test_auto_where_nothing_can_be_fused_leaves_the_image_as_it_is():
+    backbone = FFNet(dict(SMALL, dims=[8, 16, 32, 64])).eval()
+    seen = []
+    backbone.downsample_layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     x = torch.randn(1, 3, 32, 32)
-    assert FFNet(dict(SMALL, dims=[8, 16, 32, 64])).lay_out(x) is x
+    backbone(x)
+    assert seen[0] is x
 
 
 @pytest.mark.parametrize(
@@ -72,7 +89,7 @@ def test_auto_where_nothing_can_be_fused_leaves_the_image_as_it_is():
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [(64, 64), (51, 70)])
-def test_networks_equal_the_plain_ones(randomize, family, options, size):
+def test_networks_equal_the_literal_ones(randomize, family, options, size):
     fused = randomize(family(SMALL, **options)).double().train()
     plain = family(SMALL, fused=False, **options).double().train()
     assert list(fused.state_dict()) == list(plain.state_dict())
@@ -96,17 +113,16 @@ def test_float32_gradients_of_the_convolutions_between_stages(randomize):
             assert (parameter.grad - expected).norm() <= 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize("part", ["", "conv"])
-def test_a_hook_makes_a_downsampling_run_plain(part):
-    backbone = PoolFormer(dict(SMALL, dims=[16, 16, 16, 16]))
-    layer, x = backbone.downsample_layers[1], torch.randn(1, 16, 8, 8)
+def test_a_hook_makes_the_convolution_of_a_downsampling_run_literally(fused_functions):
+    layer = PoolFormer(dict(SMALL, dims=[16, 16, 16, 16])).downsample_layers[1]
+    x = torch.randn(1, 16, 8, 8)
+    fused = layer(x)
+    assert fused_functions(fused) == ["Convolution"]
     seen = []
-    handle = layer.get_submodule(part).register_forward_hook(lambda *args: seen.append(part))
-    assert run_fused_downsampling(layer, x, "auto") is None
-    backbone(torch.randn(1, 3, 32, 32))
-    assert seen == [part]
-    handle.remove()
-    torch.testing.assert_close(run_fused_downsampling(layer, x, "auto"), layer(x))
+    layer.conv.register_forward_hook(lambda *args: seen.append(args))
+    literal = layer(x)
+    assert len(seen) == 1 and fused_functions(literal) == []
+    torch.testing.assert_close(literal, fused)
 
 
 def test_isotropic_network(randomize):
@@ -123,7 +139,7 @@ def test_output_norm_of_a_large_mean(randomize):
     fused = PoolFormer(SMALL)
     x = (torch.randn(1, 8, 16, 16) + 1e3).contiguous(memory_format=torch.channels_last)
     exact = torch.nn.functional.group_norm(x.double(), 1)
-    torch.testing.assert_close(fused.normalized(0, x).double(), exact, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(fused.norm0(x).double(), exact, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture
@@ -222,7 +238,7 @@ def test_half_precision_models():
 
 
 @pytest.mark.parametrize("backbone", [PoolFormer, CAFormer])
-def test_the_plain_path_compiles_as_one_graph(backbone):
+def test_the_literal_path_compiles_as_one_graph(backbone):
     mixers = {} if backbone is PoolFormer else dict(token_mixers="sepconv")
     model = backbone(SMALL, out_indices=(0,), **mixers).double()
     x = torch.randn(1, 3, 32, 32, dtype=torch.double)

@@ -1,4 +1,4 @@
-"""Blocks in their fused form against the plain form, which is the definition."""
+"""Blocks in their fused form against the literal form, which is the definition."""
 
 import copy
 import itertools
@@ -10,7 +10,9 @@ from torch import nn
 
 from mmmetaformer.backbones import MetaFormerBlock
 from mmmetaformer.engine.complexity import saved_for_backward
-from mmmetaformer.fused import functions, has_fused_form, run_fused
+from mmmetaformer.fused import functions, fuse, unfuse
+from mmmetaformer.fused.blocks import FusedBlock
+from mmmetaformer.fused.branches import has_fused_form, residual_branches
 
 DIM = 8
 GN = dict(type="GN", num_groups=1)
@@ -21,7 +23,7 @@ POOLING = dict(type="pooling")
 BARE_MLP = dict(type="mlp", bias=False)
 ATTENTION = dict(type="attention", head_dim=4)
 
-# name: what the block is built with, and how many of its halves have a fused form.
+# name: what the block is built with, and how many of its residuals have a fused form.
 KINDS = {
     "poolformer": (dict(token_mixer=POOLING, norm_cfg=GN, layer_scale_init_value=1e-5), 2),
     "pool of 5": (dict(token_mixer=dict(type="pooling", pool_size=5), norm_cfg=GN), 2),
@@ -76,13 +78,11 @@ def make(kind: str, dim: int = DIM, **options) -> MetaFormerBlock:
                 parameter.normal_().mul_(parameter[0].numel() ** -0.5)
             else:  # factors around one, biases around zero
                 parameter.normal_().mul_(0.2).add_(name.endswith(("weight", "scale")))
-    return block
+    return fuse(block)
 
 
 def twin(block: MetaFormerBlock) -> MetaFormerBlock:
-    plain = copy.deepcopy(block)
-    plain.fused_path = False
-    return plain
+    return unfuse(copy.deepcopy(block))
 
 
 def run(
@@ -112,8 +112,10 @@ def image(size=(5, 7), dtype=torch.double, batch=3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_number_of_fused_halves(kind):
-    assert sum(map(has_fused_form, make(kind).halves())) == KINDS[kind][1]
+def test_number_of_fused_residuals(kind):
+    block, count = make(kind), KINDS[kind][1]
+    assert sum(map(has_fused_form, residual_branches(block))) == count
+    assert type(block) is (FusedBlock if count else MetaFormerBlock)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -360,40 +362,42 @@ PARTS = ["norm1", "token_mixer", "token_mixer.pool", "layer_scale1"]
 
 
 @pytest.mark.parametrize("part", [*PARTS, "drop_path"])
-@pytest.mark.parametrize("hook", ["forward", "forward_pre", "full_backward"])
-def test_a_hook_makes_the_half_run_plain(part, hook):
+@pytest.mark.parametrize("hook", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_a_hook_makes_the_residual_run_literally(part, hook, fused_functions):
     block = make("poolformer", drop_path_rate=0.1)
     seen = []
     module = block.get_submodule(part)
     handle = getattr(module, f"register_{hook}_hook")(lambda *args: seen.append(part))
     run(block, image())
     assert seen
+    # Drop path belongs to both residuals.
+    assert fused_functions(block(image())) == ([] if part == "drop_path" else ["Branch"])
     handle.remove()
-    assert run_fused(tuple(block.halves()), image(), "auto")[0] == 2
+    assert fused_functions(block(image())) == ["PoolResidualBranch"]
 
 
-def test_a_replaced_forward_makes_the_half_run_plain():
+def test_a_replaced_forward_makes_the_residual_run_literally(fused_functions):
     block = make("poolformer")
     block.token_mixer.forward = lambda x: x
     torch.testing.assert_close(run(block, image())["output"], run(twin(block), image())["output"])
-    assert run_fused(tuple(block.halves()), image(), "auto") is None
+    assert fused_functions(block(image())) == ["Branch"]
 
 
 @pytest.mark.parametrize("part", ["drop_path", "layer_scale1", "res_scale1"])
-def test_an_unknown_scale_runs_plain(part):
+def test_an_unknown_scale_runs_literally(part):
     block = make("poolformer")
     setattr(block, part, nn.Dropout(0.5))
-    assert not has_fused_form(next(block.halves()))
+    assert not has_fused_form(residual_branches(block)[0])
 
 
-def test_a_subclass_runs_plain():
+def test_a_subclass_runs_literally():
     class Louder(type(make("poolformer").token_mixer)):
         def forward(self, x):
             return 2 * super().forward(x)
 
     block = make("poolformer")
     block.token_mixer = Louder(DIM)
-    assert not has_fused_form(next(block.halves()))
+    assert not has_fused_form(residual_branches(block)[0])
 
 
 @pytest.mark.parametrize(
@@ -408,23 +412,23 @@ def test_a_subclass_runs_plain():
         ("convformer", "pwconv1", "stride", (2, 2)),
     ],
 )
-def test_other_settings_run_plain(kind, part, attribute, value):
+def test_other_settings_run_literally(kind, part, attribute, value):
     block = make(kind)
-    assert has_fused_form(next(block.halves()))
+    assert has_fused_form(residual_branches(block)[0])
     setattr(getattr(block.token_mixer, part), attribute, value)
-    assert not has_fused_form(next(block.halves()))
+    assert not has_fused_form(residual_branches(block)[0])
 
 
 @pytest.mark.parametrize("part", ["fc1", "fc2"])
-def test_a_larger_kernel_runs_plain(part):
+def test_a_larger_kernel_runs_literally(part):
     block = make("poolformer")
     old = getattr(block.mlp, part)
     setattr(block.mlp, part, nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1))
-    assert not has_fused_form(tuple(block.halves())[1])
+    assert not has_fused_form(residual_branches(block)[1])
 
 
 @pytest.mark.parametrize("norm", [GN, dict(type="GN", num_groups=2), dict(type="MLN")])
-def test_large_mean_in_a_plain_half(norm):
+def test_large_mean_in_a_literal_block(norm):
     """A fused network hands it channels_last maps, of which torch's GroupNorm is far off."""
     block = MetaFormerBlock(DIM, dict(type="identity"), None, norm, {})
     x = (image((16, 16)) + 1e3).contiguous(memory_format=torch.channels_last)
@@ -435,7 +439,7 @@ def test_large_mean_in_a_plain_half(norm):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_plain_half_behind_frozen_layers(dtype):
+def test_a_literal_block_behind_frozen_layers(dtype):
     """Where torch's GroupNorm of a channels_last map crashes in the backward pass."""
     block = MetaFormerBlock(DIM, dict(type="identity"), None, GN, {}).to(dtype)
     x = image(dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -444,7 +448,7 @@ def test_a_plain_half_behind_frozen_layers(dtype):
     torch.testing.assert_close(block.norm1.weight.grad.float(), wanted, rtol=0.05, atol=0.05)
 
 
-def test_traced_and_transformed_models_run_plain():
+def test_traced_and_transformed_models_run_literally():
     block = make("poolformer").eval()
     traced = torch.jit.trace(block, image())
     torch.testing.assert_close(traced(image()), block(image()))

@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
 
-kernels = pytest.importorskip("mmmetaformer.fused.kernels")
+kernels = pytest.importorskip("triton_kernels")
 device, ops = kernels.device, kernels.ops
 JITFunction = triton.runtime.jit.JITFunction
 

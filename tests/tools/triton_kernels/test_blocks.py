@@ -13,9 +13,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU; test_interpreter.py runs these tests", allow_module_level=True)
 
-from mmmetaformer.backbones.block import MetaFormerBlock  # noqa: E402
+from mmmetaformer.backbones import MetaFormerBlock  # noqa: E402
+from mmmetaformer.fused import fuse  # noqa: E402
 
-kernels = pytest.importorskip("mmmetaformer.fused.kernels")
+kernels = pytest.importorskip("triton_kernels")
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FUNCTIONS = {
     "moments",
@@ -45,8 +46,8 @@ BLOCKS = {
 
 
 def make_block(name: str, randomize, fused) -> nn.Module:
-    block = MetaFormerBlock(dim=6, part_defaults={}, fused=fused, **BLOCKS[name])
-    return randomize(block).to(DEVICE)
+    block = randomize(MetaFormerBlock(dim=6, part_defaults={}, **BLOCKS[name])).to(DEVICE)
+    return fuse(block, fused) if fused else block
 
 
 def step(block: nn.Module, x: Tensor) -> list[Tensor]:
@@ -88,7 +89,7 @@ def called(monkeypatch) -> set[str]:
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_a_block_on_the_kernels_is_the_plain_block(name, randomize, x, called) -> None:
+def test_a_block_on_the_kernels_is_the_literal_block(name, randomize, x, called) -> None:
     wanted = step(make_block(name, randomize, False), x)
     assert not called
     results = step(make_block(name, randomize, "triton"), x)
@@ -98,7 +99,7 @@ def test_a_block_on_the_kernels_is_the_plain_block(name, randomize, x, called) -
 
 
 def test_a_block_that_asks_for_the_kernels_compiles_to_one_graph(randomize, x) -> None:
-    """Of the plain path."""
+    """It compiles the literal block."""
     block = make_block("PoolFormer", randomize, "triton")
     wanted = step(block, x)
     torch._dynamo.reset()

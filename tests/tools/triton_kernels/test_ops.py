@@ -17,7 +17,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no GPU; test_interpreter.py runs these tests", allow_module_level=True)
 
-kernels = pytest.importorskip("mmmetaformer.fused.kernels")
+kernels = pytest.importorskip("triton_kernels")
 ops = kernels.ops
 DEVICE = "cpu" if INTERPRETED else "cuda"
 EPS = 1e-5

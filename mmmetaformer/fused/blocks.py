@@ -1,0 +1,218 @@
+"""The seam: modules whose forward pass is the fused form, with the literal one to fall back on.
+
+Each class here is a subclass of the literal one without anything of its own but ``forward``, so
+:func:`fuse` only changes the classes of modules that are built: parameters, names, hooks and
+modes stay, and :func:`unfuse` takes it back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.metaformer import ConvDownsampling, MetaFormerBlock
+from ..layers import GroupNorm, LayerNorm2d, ModifiedLayerNorm, PatchEmbedding
+from .branches import TABLE, ResidualBranch, has_fused_form, norm_name, residual_branches
+from .conditions import fused_forms_may_run, is_untouched
+from .functions import Contiguous, Convolution, Norm, has_fast_convolution
+from .primitives import find_implementation
+
+# Windows of fewer channels take longer to gather than oneDNN takes for the gradient.
+_FEWEST_CHANNELS = 16
+
+
+class _Fused:
+    """What the fused classes have in common.
+
+    Attributes:
+        fused: What :func:`fuse` was asked for: ``'auto'``, True or the name of an implementation.
+    """
+
+    fused: bool | str = "auto"
+
+    def may_run_fused(self, x: Tensor) -> bool:
+        """Whether the fused form may run on a map now. ``'auto'`` is the literal form on GPUs, on
+        which no figures have been measured."""
+        return fused_forms_may_run(x) and (self.fused != "auto" or not x.is_cuda)
+
+    @property
+    def implementation(self) -> str:
+        """Name of the implementation of the primitives."""
+        return self.fused if self.fused not in ("auto", True) else "torch"
+
+
+class FusedBlock(_Fused, MetaFormerBlock):
+    """A block that runs its residual branches in their fused forms where it can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.may_run_fused(x):
+            return super().forward(x)
+        branches = residual_branches(self)
+        while branches:
+            count, x = self._run_first(branches, x)
+            branches = branches[count:]
+        return x
+
+    def _run_first(self, branches: list[ResidualBranch], x: Tensor) -> tuple[int, Tensor]:
+        """How many of the branches were run, and their output."""
+        for row in TABLE:
+            count = len(row.matches)
+            if row.fits(branches) and all(
+                is_untouched(*branch.modules()) for branch in branches[:count]
+            ):
+                return count, row.run(*branches[:count], x, self.implementation)
+        return 1, _run_literally(branches[0], x)
+
+
+def _run_literally(branch: ResidualBranch, x: Tensor) -> Tensor:
+    """A residual by its own modules."""
+    out = branch.layer_scale(branch.drop_path(branch.mixer(branch.norm(x))))
+    return branch.res_scale(x) + out if branch.residual else out
+
+
+class FusedPatchEmbedding(_Fused, PatchEmbedding):
+    """A stem that takes the image channels_last, in which all else is fast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.may_run_fused(x):
+            x = x.contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
+
+
+class FusedDownsampling(_Fused, ConvDownsampling):
+    """A stem or downsampling layer that takes maps channels_last, in which all else is fast, and
+    has a faster backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.may_run_fused(x):
+            return super().forward(x)
+        x = self.pre_norm(x.contiguous(memory_format=torch.channels_last))
+        conv = self.conv
+        if is_untouched(conv) and _has_fast_gradient(conv, x):
+            x = Convolution.apply(x, conv.weight, conv.bias, conv.stride, conv.padding)
+        else:
+            x = conv(x)
+        return self.post_norm(x)
+
+
+def _has_fast_gradient(conv: nn.Module, x: Tensor) -> bool:
+    return (
+        type(conv) is nn.Conv2d
+        and conv.in_channels >= _FEWEST_CHANNELS
+        and max(conv.stride) > 1
+        and conv.groups == max(conv.dilation) == 1
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and torch.is_grad_enabled()
+        and has_fast_convolution(x, conv.weight)
+    )
+
+
+class _FusedOutput(_Fused):
+    """The norm of an emitted map, or none, that emits it contiguous. Behind an ordinary
+    ``contiguous`` the gradient would not be channels_last, nor the whole backward pass fast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.may_run_fused(x):
+            return super().forward(x)
+        if isinstance(self, nn.Identity):
+            return x if x.is_contiguous() else Contiguous.apply(x)
+        kind = "position" if isinstance(self, LayerNorm2d) else "image"
+        return Norm.apply(x, self.weight, self.bias, kind, self.eps, self.implementation)
+
+
+class FusedGroupNorm(_FusedOutput, GroupNorm):
+    """A GroupNorm of one group behind a stage."""
+
+
+class FusedModifiedLayerNorm(_FusedOutput, ModifiedLayerNorm):
+    """A modified layer norm behind a stage."""
+
+
+class FusedLayerNorm2d(_FusedOutput, LayerNorm2d):
+    """A norm over channels behind a stage."""
+
+
+class FusedIdentity(_FusedOutput, nn.Identity):
+    """No norm behind a stage."""
+
+
+_OUTPUTS = {
+    GroupNorm: FusedGroupNorm,
+    ModifiedLayerNorm: FusedModifiedLayerNorm,
+    LayerNorm2d: FusedLayerNorm2d,
+    nn.Identity: FusedIdentity,
+}
+
+
+def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
+    """Let the blocks of a model run in their fused forms, in place.
+
+    Parameters, names in the state dict, hooks and, but for rounding, results and gradients stay.
+
+    Args:
+        model: A block, a backbone, or a detector or segmentor with a backbone of this package.
+        fused: ``'auto'`` for the CPU only, True for all devices, or the name of an implementation
+            of the primitives for all devices (:func:`register_implementation`).
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If there is no such implementation, or nothing can be fused and ``fused`` is not
+            ``'auto'``.
+    """
+    if fused not in ("auto", True):
+        find_implementation(fused)
+    replacements = _replacements(model)
+    for module, cls in replacements:
+        module.__class__ = cls
+        module.fused = fused
+    if not replacements and fused != "auto":
+        raise ValueError(
+            f"fused={fused!r}, but nothing of {type(model).__name__} has a fused form: leave "
+            "fused='auto'"
+        )
+    return model
+
+
+def unfuse(model: nn.Module) -> nn.Module:
+    """Take :func:`fuse` back, in place.
+
+    Returns:
+        The model.
+    """
+    for module in model.modules():
+        if isinstance(module, _Fused):
+            module.__class__ = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
+            del module.fused
+    return model
+
+
+_CLASSES = {
+    MetaFormerBlock: FusedBlock,
+    ConvDownsampling: FusedDownsampling,
+    PatchEmbedding: FusedPatchEmbedding,
+}
+
+
+def _replacements(model: nn.Module) -> list[tuple[nn.Module, type]]:
+    """The modules that get another class, and that class."""
+    from ..backbones.base import Backbone  # which imports this module
+
+    if not isinstance(model, Backbone):
+        backbones = [module for module in model.modules() if isinstance(module, Backbone)]
+        if backbones:
+            return [pair for backbone in backbones for pair in _replacements(backbone)]
+    blocks = [module for module in model.modules() if type(module) is MetaFormerBlock]
+    if not any(has_fused_form(branch) for b in blocks for branch in residual_branches(b)):
+        return []
+    found = [(m, _CLASSES[type(m)]) for m in model.modules() if type(m) in _CLASSES]
+    if isinstance(model, Backbone):
+        norms = [getattr(model, f"norm{index}") for index in model.out_indices]
+        found += [(n, _OUTPUTS[type(n)]) for n in norms if _emits_by_fused_class(n)]
+    return found
+
+
+def _emits_by_fused_class(norm: nn.Module) -> bool:
+    return type(norm) is nn.Identity or norm_name(norm) is not None

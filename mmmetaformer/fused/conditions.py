@@ -1,0 +1,55 @@
+"""When a fused form may stand in for the modules that it is made of.
+
+Only where nobody can tell the difference. Anything that watches modules, replaces them, or
+interprets operators gets the literal forward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+# Exact classes: a subclass may hold its values in another way, or intercept operators.
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def fused_forms_may_run(x: Tensor) -> bool:
+    """Whether fused forms may run on a map now.
+
+    They may not while a model is traced, compiled, exported or scripted, under a dispatch mode
+    (counters of operations, fake tensors), under a function mode other than a default device,
+    under ``torch.func`` and derivatives in forward mode, while hooks wait for all modules, and for
+    a subclass of Tensor or a device that computes nothing.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in _PLAIN:
+        return False
+    if x.dim() != 4 or x.device.type not in ("cpu", "cuda"):
+        return False
+    if _get_current_dispatch_mode() is not None or _has_any_global_hook():
+        return False
+    if any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()):
+        return False
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
+def is_untouched(*modules: nn.Module) -> bool:
+    """Whether modules, and those inside of them, do what their classes say: no hook, no ``forward``
+    of an instance, no call that was compiled, and ordinary tensors as parameters."""
+    return all(
+        not (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or "forward" in module.__dict__
+            or module._compiled_call_impl is not None
+        )
+        and all(p is None or type(p) in _PLAIN for p in module._parameters.values())
+        for root in modules
+        for module in root.modules()
+    )
