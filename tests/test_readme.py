@@ -32,19 +32,15 @@ def values(block: str) -> dict:
     return names
 
 
-def test_the_tools_find_modules_of_the_current_folder(tmp_path):
-    (tmp_path / "my_mixers.py").write_text("print('found')")
-    code = (
-        "from mmmetaformer.engine.launch import run_cli; run_cli(lambda: __import__('my_mixers'))"
-    )
-    # Started as a script, whose folder is not the current one.
-    script = tmp_path / "tools" / "tool.py"
-    script.parent.mkdir()
-    script.write_text(code)
+def test_the_tools_find_modules_of_the_current_folder(root, tmp_path):
+    (tmp_path / "my_mixers.py").write_text("from torch import nn\nclass Mine(nn.Identity): ...\n")
+    command = [sys.executable, "-W", "ignore", root / "tools/complexity.py", "poolformer_s12"]
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.stdout.strip() == "found", result.stderr
+        [*command, "--token-mixers", "my_mixers.Mine"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "| poolformer_s12 " in result.stdout
 
 
 def test_the_mixer_of_the_readme_under_mask_rcnn(root, tmp_path):

@@ -8,12 +8,12 @@ numbers as CSV, and both with all settings as JSON.
 
 import argparse
 
+from instruments.activation_sparsity import THRESHOLD, activation_sparsity
+from instruments.command_line import add_arguments, explaining, start
+from instruments.pictures import draw_sparsity
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
-from mmmetaformer.engine.results import as_csv, as_json, as_table, write_files
-from mmmetaformer.instruments.activation_sparsity import THRESHOLD, activation_sparsity
-from mmmetaformer.instruments.command_line import add_arguments, explaining, start
-from mmmetaformer.instruments.pictures import draw_sparsity
+from tool_support.launch import run_cli
+from tool_support.results import as_csv, as_json, as_table, write_files
 
 NAME = "activation_sparsity"
 

@@ -39,22 +39,22 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmmetaformer import list_archs
-from mmmetaformer.benchmark.candidates import WORKS, BackboneSubject, Subject, WholeSubject
-from mmmetaformer.benchmark.cases import Case, Settings, run_cases
-from mmmetaformer.benchmark.contenders import DTYPES, Contender, read_contenders
-from mmmetaformer.benchmark.networks import (
+from benchmarking.candidates import WORKS, BackboneSubject, Subject, WholeSubject
+from benchmarking.cases import Case, Settings, run_cases
+from benchmarking.contenders import DTYPES, Contender, read_contenders
+from benchmarking.networks import (
     LIBRARIES,
     OURS,
     has_network,
     require_network,
     require_ours,
 )
-from mmmetaformer.benchmark.report import Growth, describe_machine, draw_growths, growths, rows
-from mmmetaformer.benchmark.turns import wall_clock
+from benchmarking.report import Growth, describe_machine, draw_growths, growths, rows
+from benchmarking.turns import wall_clock
+from mmmetaformer import list_archs
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import find_device, positive, read_config, run_cli, side_or_size
-from mmmetaformer.engine.results import as_json, as_table, make_folder, not_a_file, write_files
+from tool_support.launch import find_device, positive, read_config, run_cli, side_or_size
+from tool_support.results import as_json, as_table, make_folder, not_a_file, write_files
 
 # Stride of the last maps.
 _SMALLEST_SIDE = 32

@@ -9,18 +9,18 @@ and positions as JSON. Mixers without keys, such as pooling, are named as such.
 import argparse
 import re
 
-from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import positive, run_cli
-from mmmetaformer.engine.results import as_json, write_files
-from mmmetaformer.instruments.coefficient_maps import (
+from instruments.coefficient_maps import (
     RANKINGS,
     Answers,
     choose_sites,
     coefficient_maps,
 )
-from mmmetaformer.instruments.command_line import add_arguments, explaining, start
-from mmmetaformer.instruments.pictures import draw_coefficients
-from mmmetaformer.instruments.recording import HALVES
+from instruments.command_line import add_arguments, explaining, start
+from instruments.pictures import draw_coefficients
+from instruments.recording import HALVES
+from mmmetaformer.engine.errors import UserError
+from tool_support.launch import positive, run_cli
+from tool_support.results import as_json, write_files
 
 NAME = "coefficient_maps"
 

@@ -11,17 +11,17 @@ import argparse
 
 import torch
 
-from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
-from mmmetaformer.engine.results import as_csv, as_json, as_table, write_files
-from mmmetaformer.instruments.command_line import add_arguments, explaining, start
-from mmmetaformer.instruments.effective_receptive_field import (
+from instruments.command_line import add_arguments, explaining, start
+from instruments.effective_receptive_field import (
     SHARES,
     contribution_areas,
     effective_receptive_fields,
     measured_pixels,
 )
-from mmmetaformer.instruments.pictures import draw_receptive_fields
+from instruments.pictures import draw_receptive_fields
+from mmmetaformer.engine.errors import UserError
+from tool_support.launch import run_cli
+from tool_support.results import as_csv, as_json, as_table, write_files
 
 NAME = "effective_receptive_field"
 

@@ -18,10 +18,10 @@ from functools import partial
 import torch
 from torch import nn
 
+from benchmarking.turns import speedups, take_turns, wall_clock
 from mmmetaformer import create_backbone, list_archs, switch_to_deploy
-from mmmetaformer.benchmark.turns import speedups, take_turns, wall_clock
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import image_size, run_cli
+from tool_support.launch import image_size, run_cli
 
 RUNS = 4
 

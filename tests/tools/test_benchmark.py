@@ -12,8 +12,8 @@ from types import ModuleType
 import cv2
 import pytest
 
-from mmmetaformer.benchmark.report import Growth
-from mmmetaformer.engine.launch import run_cli
+from benchmarking.report import Growth
+from tool_support.launch import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/shapes/mask-rcnn_poolformer-s12_fpn_shapes.py")

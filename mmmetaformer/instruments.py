@@ -1,0 +1,5 @@
+"""Moved to ``tools/instruments``."""
+
+from ._moved import forward
+
+forward(__name__, "instruments")

@@ -1,0 +1,326 @@
+"""The work that is measured: a contender on images of one size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+
+from mmmetaformer.backbones.base import Backbone
+from mmmetaformer.engine.compilation import compile_backbones
+from mmmetaformer.engine.errors import UserError
+from mmmetaformer.weights import convert_state_dict
+from tool_support.whole_model import build_whole_model, generated_batch
+
+from .contenders import Contender
+from .networks import OURS, build_network, build_ours, fill, fold, require_ours, require_own_path
+
+WORKS = ("inference", "training")
+BACKEND = "inductor"
+
+
+class Candidate(ABC):
+    """A contender with weights, images and an optimiser, ready to run.
+
+    Attributes:
+        contender: What it is.
+        model: The network or whole model.
+        device: Where it runs.
+        optimiser: What a training step ends with; None for none.
+    """
+
+    def __init__(self, contender: Contender, model: nn.Module, device: torch.device) -> None:
+        self.contender = contender
+        self.model = model.to(device)
+        self.device = device
+        self.optimiser: torch.optim.Optimizer | None = None
+        if contender.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def work(self, name: str) -> Callable[[], object]:
+        """One of ``WORKS``, with the model in the mode for it."""
+        self.model.train(name == "training")
+        return self.train if name == "training" else self.predict
+
+    def _autocast(self) -> torch.autocast:
+        dtype = self.contender.torch_dtype
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def predict(self) -> object:
+        """Inference, without gradients."""
+        with torch.no_grad(), self._autocast():
+            return self._predict()
+
+    def forward(self) -> list[Tensor]:
+        """The forward pass of a training step: what the backward pass starts from."""
+        with self._autocast():
+            return self._forward()
+
+    def train(self) -> None:
+        """A training step: forward pass, backward pass, and the optimiser's if there is one."""
+        self.backward(self.forward())
+        if self.optimiser is not None:
+            self.optimiser.step()
+        self.model.zero_grad(set_to_none=True)
+
+    def features(self) -> list[Tensor]:
+        """The maps of the backbone as inference computes them."""
+        with torch.no_grad(), self._autocast():
+            return list(self._features())
+
+    def features_in_float32(self) -> list[Tensor]:
+        """The same without autocast and ``torch.compile``."""
+        with torch.no_grad():
+            return list(self._features(compiled=False))
+
+    @abstractmethod
+    def inputs(self) -> list[Tensor]:
+        """The images (B, 3, H, W) as they enter the network."""
+
+    @abstractmethod
+    def backward(self, outputs: Sequence[Tensor]) -> None:
+        """The backward pass."""
+
+    @abstractmethod
+    def _predict(self) -> object: ...
+
+    @abstractmethod
+    def _forward(self) -> list[Tensor]: ...
+
+    @abstractmethod
+    def _features(self, compiled: bool = True) -> Sequence[Tensor]: ...
+
+
+class BackboneCandidate(Candidate):
+    """A backbone alone. A training step starts its backward pass from fixed random gradients of
+    the four maps.
+
+    Args:
+        contender: What it is.
+        model: Image to four maps.
+        images: (B, 3, H, W).
+        optimiser_step: Whether a training step ends with one of AdamW.
+    """
+
+    def __init__(
+        self, contender: Contender, model: nn.Module, images: Tensor, optimiser_step: bool
+    ) -> None:
+        super().__init__(contender, model, images.device)
+        layout = torch.channels_last if contender.channels_last else torch.contiguous_format
+        self._images = images.contiguous(memory_format=layout)
+        self._gradients: list[Tensor] = []
+        if optimiser_step:
+            self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
+        if contender.compiled:
+            # Each size is a case of its own, with graphs of its own.
+            self.model.compile(backend=BACKEND, dynamic=False)
+
+    def inputs(self) -> list[Tensor]:
+        return [self._images]
+
+    def backward(self, outputs: Sequence[Tensor]) -> None:
+        if not self._gradients:
+            self._gradients = [_noise_like(output, seed) for seed, output in enumerate(outputs)]
+        torch.autograd.backward(outputs, self._gradients)
+
+    def gradients(self, names: Backbone) -> dict[str, Tensor]:
+        """The gradients of one training step by the parameters' names in our own network."""
+        self.backward(self.forward())
+        found = {
+            name: parameter.grad
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None
+        }
+        self.model.zero_grad(set_to_none=True)
+        if self.contender.implementation in OURS:
+            return found
+        # Buffers have no gradients, but belong to what a layout is recognised by.
+        return convert_state_dict({**dict(self.model.named_buffers()), **found}, names)
+
+    def _predict(self) -> object:
+        return self.model(self._images)
+
+    def _forward(self) -> list[Tensor]:
+        return list(self.model(self._images))
+
+    def _features(self, compiled: bool = True) -> Sequence[Tensor]:
+        return (self.model if compiled else self.model.forward)(self._images)
+
+
+class WholeCandidate(Candidate):
+    """A whole detector, segmentor or classifier with the optimiser of its config, from images as a
+    data loader gives them to predictions, or to weights that a step has changed.
+
+    Args:
+        contender: What it is.
+        model: The model.
+        cfg: Its whole config.
+        batch_size: Images.
+        size: Their height and width.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self,
+        contender: Contender,
+        model: nn.Module,
+        cfg: Config,
+        batch_size: int,
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        super().__init__(contender, model, device)
+        torch.manual_seed(0)
+        self._batch = generated_batch(cfg, batch_size, size)
+        self.optimiser = build_optim_wrapper(self.model, cfg.optim_wrapper).optimizer
+        if contender.compiled:
+            compile_backbones(self.model, backend=BACKEND, dynamic=False)
+
+    def inputs(self) -> list[Tensor]:
+        with torch.no_grad():
+            return [self._preprocess(training=False)["inputs"]]
+
+    def backward(self, outputs: Sequence[Tensor]) -> None:
+        torch.autograd.backward(outputs)
+
+    def _preprocess(self, training: bool) -> dict:
+        batch = self.model.data_preprocessor(self._batch, training)
+        if self.contender.channels_last:
+            batch["inputs"] = batch["inputs"].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def _predict(self) -> object:
+        return self.model(**self._preprocess(training=False), mode="predict")
+
+    def _forward(self) -> list[Tensor]:
+        losses = self.model(**self._preprocess(training=True), mode="loss")
+        return [self.model.parse_losses(losses)[0]]
+
+    def _features(self, compiled: bool = True) -> Sequence[Tensor]:
+        backbone = self.model.backbone
+        return (backbone if compiled else backbone.forward)(*self.inputs())
+
+
+def _noise_like(output: Tensor, seed: int) -> Tensor:
+    """The same for every contender but for dtype and layout in memory."""
+    noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.empty_like(output, requires_grad=False).copy_(noise)
+
+
+class Subject(ABC):
+    """A network at one size, of which candidates are built.
+
+    Attributes:
+        name: What to call it.
+        batch_size: Images.
+        size: Their height and width, in pixels.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self, name: str, batch_size: int, size: tuple[int, int], device: torch.device
+    ) -> None:
+        self.name = name
+        self.batch_size = batch_size
+        self.size = size
+        self.device = device
+
+    @abstractmethod
+    def build(self, contender: Contender) -> Candidate:
+        """A candidate with the same weights and images as all others.
+
+        Raises:
+            UserError: If there is no such contender for this network.
+        """
+
+
+class BackboneSubject(Subject):
+    """A network by name, without norms on its maps.
+
+    Args:
+        arch: One of ``list_archs()``.
+        batch_size: Images.
+        size: Their height and width, in pixels.
+        device: Where it runs.
+        optimiser_step: Whether a training step ends with one of AdamW.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        batch_size: int,
+        size: tuple[int, int],
+        device: torch.device,
+        optimiser_step: bool,
+    ) -> None:
+        super().__init__(arch, batch_size, size, device)
+        self.optimiser_step = optimiser_step
+        self.plain = build_ours(arch, "plain")
+        fill(self.plain)
+        generator = torch.Generator().manual_seed(0)
+        self._images = torch.randn(batch_size, 3, *size, generator=generator).to(device)
+
+    def build(self, contender: Contender) -> BackboneCandidate:
+        model = build_network(self.name, contender.implementation, self.plain.state_dict())
+        return BackboneCandidate(contender, model, self._images, self.optimiser_step)
+
+
+class WholeSubject(Subject):
+    """The model of a config, in which the contenders are backbones.
+
+    Args:
+        name: What to call it.
+        cfg: The whole config.
+        batch_size: Images.
+        size: Their height and width, in pixels.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cfg: Config,
+        batch_size: int,
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        super().__init__(name, batch_size, size, device)
+        self._cfg = cfg
+        self._weights: Mapping[str, Tensor] | None = None
+
+    def build(self, contender: Contender) -> WholeCandidate:
+        require_ours(contender.implementation, self.name)
+        cfg = deepcopy(self._cfg)
+        cfg.model.backbone.fused = OURS[contender.implementation]
+        model = build_whole_model(cfg, self.size)
+        if not isinstance(model.backbone, Backbone):
+            raise UserError(
+                f"the backbone of {self.name} is {type(model.backbone).__name__}: expected one of "
+                "mmmetaformer"
+            )
+        require_own_path(model.backbone, contender.implementation)
+        if self._weights is None:
+            model.init_weights()
+            fill(model.backbone)
+            self._weights = deepcopy(model.state_dict())  # steps change the model's own
+        model.load_state_dict(self._weights)
+        model = fold(model.eval(), contender.implementation)
+        return WholeCandidate(contender, model, cfg, self.batch_size, self.size, self.device)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 without the shorter mantissa that GPUs may take for it."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -1,0 +1,156 @@
+"""What the three tools share: arguments and reading what they name."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmmetaformer.engine.errors import UserError
+from tool_support.launch import find_device, image_size, positive
+from tool_support.results import make_folder, not_a_file
+
+from .images import Picture, Preprocessing, find_images, read_picture
+from .models import Subject, load_subject, model_spec
+
+# Of the backbones.
+_SMALLEST_SIDE = 32
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, name: str, size: tuple[int, int], max_images: int
+) -> None:
+    """The arguments of all three tools.
+
+    Args:
+        parser: Of the tool.
+        name: The instrument, which names its default folder.
+        size: Default height and width of the images.
+        max_images: Default number of images.
+    """
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=model_spec,
+        metavar="[LABEL=]NETWORK[@CHECKPOINT]",
+        help="networks to compare: an arch of mmmetaformer.list_archs() or a config of a detector "
+        "or segmentor (a path that ends in .py), with a checkpoint of the backbone alone or of "
+        "the whole model; without one the weights are random, or what the config loads",
+    )
+    parser.add_argument(
+        "--images", nargs="+", required=True, metavar="PATH", help="images, or folders of them"
+    )
+    parser.add_argument(
+        "--max-images", type=positive, default=max_images, help=f"at most; {max_images}"
+    )
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        default=size,
+        help=f"HEIGHTxWIDTH that images are resized to; {size[0]}x{size[1]}",
+    )
+    for option, what in (("--mean", "mean"), ("--std", "standard deviation")):
+        parser.add_argument(
+            option,
+            nargs=3,
+            type=float,
+            metavar=("R", "G", "B"),
+            help=f"{what} of the normalisation, 0 to 255; the config's, or ImageNet's",
+        )
+    parser.add_argument("--seed", type=int, default=0, help="of random weights; 0")
+    parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
+    parser.add_argument("--out", default=f"work_dirs/instruments/{name}", help="folder of results")
+
+
+@dataclass
+class Session:
+    """What a command line names, read and built.
+
+    Attributes:
+        subjects: The networks.
+        pictures: The images.
+        device: Where the networks run.
+        out: Folder of the results, which exists.
+    """
+
+    subjects: list[Subject]
+    pictures: list[Picture]
+    device: torch.device
+    out: Path
+
+    def images(self, subject: Subject) -> Iterator[Tensor]:
+        """The images as a network takes them, each (3, H, W), with a line of progress for each."""
+        for number, picture in enumerate(self.pictures, 1):
+            print(f"  {subject.spec.label}: image {number} of {len(self.pictures)}", flush=True)
+            yield subject.preprocessing(picture.pixels).to(self.device)
+
+    def describe(self, **settings: Any) -> dict[str, Any]:
+        """The head of a JSON file."""
+        return dict(
+            size=list(self.pictures[0].pixels.shape[:2]),
+            images=[str(picture.path) for picture in self.pictures],
+            device=str(self.device),
+            **settings,
+        )
+
+
+def start(args: argparse.Namespace) -> Session:
+    """Read and build everything that the arguments name, before any work is done.
+
+    Raises:
+        UserError: For what does not exist or does not fit; says what.
+        WeightsError: If a checkpoint cannot be used.
+    """
+    labels = Counter(spec.label for spec in args.models)
+    twice = [label for label, count in labels.items() if count > 1]
+    if twice:
+        raise UserError(f"two networks are called {twice[0]!r}: name them, LABEL=NETWORK")
+    if min(args.size) < _SMALLEST_SIDE:
+        height, width = args.size
+        raise UserError(f"--size {height}x{width}: each side must be at least {_SMALLEST_SIDE}")
+    device = find_device(args.device)
+    preprocessing = _preprocessing(args.mean, args.std)
+    out = not_a_file(args.out)
+    paths, there = find_images(args.images, args.max_images)
+    subjects = []
+    for spec in args.models:
+        subjects.append(load_subject(spec, args.seed, preprocessing, device))
+        print(subjects[-1], flush=True)
+    pictures = [read_picture(path, args.size) for path in paths]
+    if there > len(paths):
+        print(f"the first {len(paths)} of {there} images (--max-images)", flush=True)
+    make_folder(out)
+    return Session(subjects, pictures, device, out)
+
+
+@contextmanager
+def explaining(subject: Subject) -> Iterator[None]:
+    """What cannot be measured on a network, as a :class:`UserError` that names it."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"{subject.spec.label} does not fit into the memory of the GPU: use a smaller --size, "
+            "or --device cpu"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{subject.spec.label}: {error}") from error
+
+
+def _preprocessing(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing | None:
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise UserError("--mean and --std are given together or not at all")
+    if min(std) <= 0:
+        raise UserError(f"--std {' '.join(map(str, std))}: each must be positive")
+    return Preprocessing(tuple(mean), tuple(std))
