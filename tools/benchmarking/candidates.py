@@ -1,4 +1,4 @@
-"""The work that is measured: a contender on images of one size."""
+"""The work that is measured: an implementation on images of one size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import convert_state_dict
 from tool_support.whole_model import build_whole_model, generated_batch
 
-from .contenders import Contender
+from .implementations import Implementation
 from .networks import OURS, build_network, build_ours, fill, fold, require_ours, require_own_path
 
 WORKS = ("inference", "training")
@@ -26,30 +26,32 @@ BACKEND = "inductor"
 
 
 class Candidate(ABC):
-    """A contender with weights, images and an optimiser, ready to run.
+    """An implementation with weights, images and an optimiser, ready to run.
 
     Attributes:
-        contender: What it is.
-        model: The network or whole model.
+        implementation: What it is.
+        module: The network or whole model.
         device: Where it runs.
         optimiser: What a training step ends with; None for none.
     """
 
-    def __init__(self, contender: Contender, model: nn.Module, device: torch.device) -> None:
-        self.contender = contender
-        self.model = model.to(device)
+    def __init__(
+        self, implementation: Implementation, module: nn.Module, device: torch.device
+    ) -> None:
+        self.implementation = implementation
+        self.module = module.to(device)
         self.device = device
         self.optimiser: torch.optim.Optimizer | None = None
-        if contender.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        if implementation.channels_last:
+            self.module.to(memory_format=torch.channels_last)
 
     def work(self, name: str) -> Callable[[], object]:
-        """One of ``WORKS``, with the model in the mode for it."""
-        self.model.train(name == "training")
+        """One of ``WORKS``, with the module in the mode for it."""
+        self.module.train(name == "training")
         return self.train if name == "training" else self.predict
 
     def _autocast(self) -> torch.autocast:
-        dtype = self.contender.torch_dtype
+        dtype = self.implementation.torch_dtype
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def predict(self) -> object:
@@ -67,17 +69,17 @@ class Candidate(ABC):
         self.backward(self.forward())
         if self.optimiser is not None:
             self.optimiser.step()
-        self.model.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
 
     def features(self) -> list[Tensor]:
-        """The maps of the backbone as inference computes them."""
+        """The maps (B, C, H, W) of the backbone as inference computes them."""
         with torch.no_grad(), self._autocast():
-            return list(self._features())
+            return list(self._backbone()(*self.inputs()))
 
     def features_in_float32(self) -> list[Tensor]:
         """The same without autocast and ``torch.compile``."""
         with torch.no_grad():
-            return list(self._features(compiled=False))
+            return list(self._backbone().forward(*self.inputs()))
 
     @abstractmethod
     def inputs(self) -> list[Tensor]:
@@ -88,13 +90,13 @@ class Candidate(ABC):
         """The backward pass."""
 
     @abstractmethod
+    def _backbone(self) -> nn.Module: ...
+
+    @abstractmethod
     def _predict(self) -> object: ...
 
     @abstractmethod
     def _forward(self) -> list[Tensor]: ...
-
-    @abstractmethod
-    def _features(self, compiled: bool = True) -> Sequence[Tensor]: ...
 
 
 class BackboneCandidate(Candidate):
@@ -102,24 +104,28 @@ class BackboneCandidate(Candidate):
     the four maps.
 
     Args:
-        contender: What it is.
-        model: Image to four maps.
-        images: (B, 3, H, W).
+        implementation: What it is.
+        module: Image to four maps.
+        images: Images (B, 3, H, W).
         optimiser_step: Whether a training step ends with one of AdamW.
     """
 
     def __init__(
-        self, contender: Contender, model: nn.Module, images: Tensor, optimiser_step: bool
+        self,
+        implementation: Implementation,
+        module: nn.Module,
+        images: Tensor,
+        optimiser_step: bool,
     ) -> None:
-        super().__init__(contender, model, images.device)
-        layout = torch.channels_last if contender.channels_last else torch.contiguous_format
+        super().__init__(implementation, module, images.device)
+        layout = torch.channels_last if implementation.channels_last else torch.contiguous_format
         self._images = images.contiguous(memory_format=layout)
         self._gradients: list[Tensor] = []
         if optimiser_step:
-            self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
-        if contender.compiled:
+            self.optimiser = torch.optim.AdamW(self.module.parameters(), lr=1e-6)
+        if implementation.compiled:
             # Each size is a case of its own, with graphs of its own.
-            self.model.compile(backend=BACKEND, dynamic=False)
+            self.module.compile(backend=BACKEND, dynamic=False)
 
     def inputs(self) -> list[Tensor]:
         return [self._images]
@@ -134,23 +140,23 @@ class BackboneCandidate(Candidate):
         self.backward(self.forward())
         found = {
             name: parameter.grad
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self.module.named_parameters()
             if parameter.grad is not None
         }
-        self.model.zero_grad(set_to_none=True)
-        if self.contender.implementation in OURS:
+        self.module.zero_grad(set_to_none=True)
+        if self.implementation.name in OURS:
             return found
         # Buffers have no gradients, but belong to what a layout is recognised by.
-        return convert_state_dict({**dict(self.model.named_buffers()), **found}, names)
+        return convert_state_dict({**dict(self.module.named_buffers()), **found}, names)
+
+    def _backbone(self) -> nn.Module:
+        return self.module
 
     def _predict(self) -> object:
-        return self.model(self._images)
+        return self.module(self._images)
 
     def _forward(self) -> list[Tensor]:
-        return list(self.model(self._images))
-
-    def _features(self, compiled: bool = True) -> Sequence[Tensor]:
-        return (self.model if compiled else self.model.forward)(self._images)
+        return list(self.module(self._images))
 
 
 class WholeCandidate(Candidate):
@@ -158,8 +164,8 @@ class WholeCandidate(Candidate):
     data loader gives them to predictions, or to weights that a step has changed.
 
     Args:
-        contender: What it is.
-        model: The model.
+        implementation: What it is.
+        module: The detector, segmentor or classifier.
         cfg: Its whole config.
         batch_size: Images.
         size: Their height and width.
@@ -168,19 +174,19 @@ class WholeCandidate(Candidate):
 
     def __init__(
         self,
-        contender: Contender,
-        model: nn.Module,
+        implementation: Implementation,
+        module: nn.Module,
         cfg: Config,
         batch_size: int,
         size: tuple[int, int],
         device: torch.device,
     ) -> None:
-        super().__init__(contender, model, device)
+        super().__init__(implementation, module, device)
         torch.manual_seed(0)
         self._batch = generated_batch(cfg, batch_size, size)
-        self.optimiser = build_optim_wrapper(self.model, cfg.optim_wrapper).optimizer
-        if contender.compiled:
-            compile_backbones(self.model, backend=BACKEND, dynamic=False)
+        self.optimiser = build_optim_wrapper(self.module, cfg.optim_wrapper).optimizer
+        if implementation.compiled:
+            compile_backbones(self.module, backend=BACKEND, dynamic=False)
 
     def inputs(self) -> list[Tensor]:
         with torch.no_grad():
@@ -190,31 +196,30 @@ class WholeCandidate(Candidate):
         torch.autograd.backward(outputs)
 
     def _preprocess(self, training: bool) -> dict:
-        batch = self.model.data_preprocessor(self._batch, training)
-        if self.contender.channels_last:
+        batch = self.module.data_preprocessor(self._batch, training)
+        if self.implementation.channels_last:
             batch["inputs"] = batch["inputs"].contiguous(memory_format=torch.channels_last)
         return batch
 
+    def _backbone(self) -> nn.Module:
+        return self.module.backbone
+
     def _predict(self) -> object:
-        return self.model(**self._preprocess(training=False), mode="predict")
+        return self.module(**self._preprocess(training=False), mode="predict")
 
     def _forward(self) -> list[Tensor]:
-        losses = self.model(**self._preprocess(training=True), mode="loss")
-        return [self.model.parse_losses(losses)[0]]
-
-    def _features(self, compiled: bool = True) -> Sequence[Tensor]:
-        backbone = self.model.backbone
-        return (backbone if compiled else backbone.forward)(*self.inputs())
+        losses = self.module(**self._preprocess(training=True), mode="loss")
+        return [self.module.parse_losses(losses)[0]]
 
 
 def _noise_like(output: Tensor, seed: int) -> Tensor:
-    """The same for every contender but for dtype and layout in memory."""
+    """The same for every implementation but for dtype and layout in memory."""
     noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))
     return torch.empty_like(output, requires_grad=False).copy_(noise)
 
 
-class Subject(ABC):
-    """A network at one size, of which candidates are built.
+class BenchmarkModel(ABC):
+    """A network or whole model at one size, which each implementation becomes a candidate of.
 
     Attributes:
         name: What to call it.
@@ -232,15 +237,15 @@ class Subject(ABC):
         self.device = device
 
     @abstractmethod
-    def build(self, contender: Contender) -> Candidate:
+    def build(self, implementation: Implementation) -> Candidate:
         """A candidate with the same weights and images as all others.
 
         Raises:
-            UserError: If there is no such contender for this network.
+            UserError: If there is no such implementation of this network.
         """
 
 
-class BackboneSubject(Subject):
+class BackboneModel(BenchmarkModel):
     """A network by name, without norms on its maps.
 
     Args:
@@ -266,13 +271,13 @@ class BackboneSubject(Subject):
         generator = torch.Generator().manual_seed(0)
         self._images = torch.randn(batch_size, 3, *size, generator=generator).to(device)
 
-    def build(self, contender: Contender) -> BackboneCandidate:
-        model = build_network(self.name, contender.implementation, self.plain.state_dict())
-        return BackboneCandidate(contender, model, self._images, self.optimiser_step)
+    def build(self, implementation: Implementation) -> BackboneCandidate:
+        module = build_network(self.name, implementation.name, self.plain.state_dict())
+        return BackboneCandidate(implementation, module, self._images, self.optimiser_step)
 
 
-class WholeSubject(Subject):
-    """The model of a config, in which the contenders are backbones.
+class WholeModel(BenchmarkModel):
+    """The model of a config, whose backbone is what is implemented.
 
     Args:
         name: What to call it.
@@ -294,24 +299,25 @@ class WholeSubject(Subject):
         self._cfg = cfg
         self._weights: Mapping[str, Tensor] | None = None
 
-    def build(self, contender: Contender) -> WholeCandidate:
-        require_ours(contender.implementation, self.name)
+    def build(self, implementation: Implementation) -> WholeCandidate:
+        name = implementation.name
+        require_ours(name, self.name)
         cfg = deepcopy(self._cfg)
-        cfg.model.backbone.fused = OURS[contender.implementation]
-        model = build_whole_model(cfg, self.size)
-        if not isinstance(model.backbone, Backbone):
+        cfg.model.backbone.fused = OURS[name]
+        module = build_whole_model(cfg, self.size)
+        if not isinstance(module.backbone, Backbone):
             raise UserError(
-                f"the backbone of {self.name} is {type(model.backbone).__name__}: expected one of "
+                f"the backbone of {self.name} is {type(module.backbone).__name__}: expected one of "
                 "mmmetaformer"
             )
-        require_own_path(model.backbone, contender.implementation)
+        require_own_path(module.backbone, name)
         if self._weights is None:
-            model.init_weights()
-            fill(model.backbone)
-            self._weights = deepcopy(model.state_dict())  # steps change the model's own
-        model.load_state_dict(self._weights)
-        model = fold(model.eval(), contender.implementation)
-        return WholeCandidate(contender, model, cfg, self.batch_size, self.size, self.device)
+            module.init_weights()
+            fill(module.backbone)
+            self._weights = deepcopy(module.state_dict())  # steps change the module's own
+        module.load_state_dict(self._weights)
+        module = fold(module.eval(), name)
+        return WholeCandidate(implementation, module, cfg, self.batch_size, self.size, self.device)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One case: all contenders on one network, one size and one kind of work."""
+"""One case: all implementations on one network, one size and one kind of work."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmmetaformer.engine.errors import UserError
 
-from .candidates import BackboneSubject, Candidate, Subject, full_precision
-from .contenders import Contender
+from .candidates import BackboneModel, BenchmarkModel, Candidate, full_precision
+from .implementations import Implementation
 from .memory import peak_bytes, saved_bytes
-from .turns import Timer, speedups, spread, take_turns
+from .timing import Timer, speedups, spread, time_interleaved
 
-# Of a map's standard deviation: more than the order of summation explains.
+# What the order of summation explains, in standard deviations of a map.
 _SAME = 1e-3
 _ROWS_OF_PROFILE = 25
 
@@ -29,10 +29,10 @@ class Settings:
     """How a case is measured.
 
     Attributes:
-        rounds: Rounds of turns that count.
-        runs: Runs of a turn that count.
-        warmup: Rounds before them.
-        profiled: Whether each contender's operators are profiled.
+        rounds: Rounds that count, in each of which every implementation runs.
+        runs: Runs of an implementation in a round that count.
+        warmup: Rounds before those that count.
+        profiled: Whether each implementation's operators are profiled.
     """
 
     rounds: int = 7
@@ -43,12 +43,12 @@ class Settings:
 
 @dataclass
 class Measured:
-    """What one contender costs.
+    """What one implementation costs.
 
     Attributes:
-        contender: What it is.
-        turns: Milliseconds of its turns.
-        speedups: By turn, how many times faster than the first contender.
+        implementation: What it is.
+        times: Milliseconds by round.
+        speedups: How many times faster than the first implementation, by round.
         saved_bytes: What the forward pass holds for the backward pass; None for inference.
         peak_bytes: Largest number of bytes at a time; see :func:`~.memory.peak_bytes`.
         difference: ``rms`` and ``max`` of the difference between its results and those of our plain
@@ -58,8 +58,8 @@ class Measured:
         profile: The operators that take the most time.
     """
 
-    contender: Contender
-    turns: list[float] = field(default_factory=list)
+    implementation: Implementation
+    times: list[float] = field(default_factory=list)
     speedups: list[float] = field(default_factory=list)
     saved_bytes: int | None = None
     peak_bytes: int | None = None
@@ -67,12 +67,12 @@ class Measured:
     profile: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """What a JSON file holds."""
         return dict(
-            name=self.contender.label,
-            **asdict(self.contender),
-            milliseconds=spread(self.turns),
-            turns=self.turns,
+            label=self.implementation.label,
+            **asdict(self.implementation),
+            milliseconds=spread(self.times),
+            times=self.times,
             speedup=spread(self.speedups),
             saved_bytes=self.saved_bytes,
             peak_bytes=self.peak_bytes,
@@ -87,7 +87,7 @@ class Measured:
 
 @dataclass
 class Case:
-    """The figures of all contenders on one network, one size and one kind of work."""
+    """The figures of all implementations on one network, one size and one kind of work."""
 
     network: str
     work: str
@@ -96,32 +96,32 @@ class Case:
     measured: list[Measured]
 
     def as_dict(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """What a JSON file holds."""
         return dict(
             network=self.network,
             work=self.work,
             batch_size=self.batch_size,
             height=self.size[0],
             width=self.size[1],
-            baseline=self.measured[0].contender.label,
-            contenders=[one.as_dict() for one in self.measured],
+            baseline=self.measured[0].implementation.label,
+            implementations=[one.as_dict() for one in self.measured],
         )
 
 
 def run_cases(
-    subject: Subject,
-    contenders: Sequence[Contender],
+    model: BenchmarkModel,
+    implementations: Sequence[Implementation],
     works: Sequence[str],
     settings: Settings,
     timer: Timer,
 ) -> Iterator[Case]:
-    """Measure contenders on one network at one size.
+    """Measure implementations of one network at one size.
 
     They are first shown to be the same function: in float32, their maps must be equal.
 
     Args:
-        subject: The network.
-        contenders: Whom to compare, the first being the one that the others are compared with.
+        model: The network at that size.
+        implementations: What to compare; the first is what the others are compared with.
         works: Some of ``WORKS``.
         settings: How.
         timer: What a run takes, in milliseconds.
@@ -130,94 +130,87 @@ def run_cases(
         A case for each kind of work.
 
     Raises:
-        UserError: If a contender does not fit, does not run or is another function.
+        UserError: If an implementation does not fit, does not run or is another function.
     """
     torch.compiler.reset()  # compiled code of the case before
-    candidates = {}
-    for contender in contenders:
-        with _explaining(subject, contender):
-            candidates[contender] = subject.build(contender)
-    _check_same(subject, candidates)
+    candidates = []
+    for implementation in implementations:
+        with _explaining(model, implementation):
+            candidates.append(model.build(implementation))
+    _check_same(model, candidates)
     for work in works:
-        yield _run_case(subject, candidates, work, settings, timer)
+        yield _run_case(model, candidates, work, settings, timer)
 
 
 def _run_case(
-    subject: Subject,
-    candidates: dict[Contender, Candidate],
-    name: str,
+    model: BenchmarkModel,
+    candidates: Sequence[Candidate],
+    work: str,
     settings: Settings,
     timer: Timer,
 ) -> Case:
-    works = {contender.label: one.work(name) for contender, one in candidates.items()}
-    measured = {contender: Measured(contender) for contender in candidates}
-    expected = _reference(subject, name)
-    for contender, candidate in candidates.items():
-        with _explaining(subject, contender):
+    works = {one.implementation.label: one.work(work) for one in candidates}
+    measured = [Measured(one.implementation) for one in candidates]
+    expected = _reference(model, work)
+    for one, candidate, run in zip(measured, candidates, works.values(), strict=True):
+        with _explaining(model, candidate.implementation):
             if expected is not None:
-                found = _results(subject, candidate, name)
-                measured[contender].difference = difference(found, expected)
-                del found
-            works[contender.label]()  # compiles, and makes the states of an optimiser
+                one.difference = difference(_results(model, candidate, work), expected)
+            run()  # compiles, and makes the states of an optimiser
     del expected
 
-    turns = take_turns(works, timer, settings.rounds, settings.runs, settings.warmup)
-    baseline = next(iter(turns.values()))
-    for contender, candidate in candidates.items():
-        one, work = measured[contender], works[contender.label]
-        one.turns = turns[contender.label]
-        one.speedups = speedups(baseline, one.turns)
-        one.peak_bytes = peak_bytes(candidate, work)
-        if name == "training":
+    times = list(
+        time_interleaved(works, timer, settings.rounds, settings.runs, settings.warmup).values()
+    )
+    for one, candidate, run, own in zip(measured, candidates, works.values(), times, strict=True):
+        one.times, one.speedups = own, speedups(times[0], own)
+        one.peak_bytes = peak_bytes(candidate, run)
+        if work == "training":
             one.saved_bytes = saved_bytes(candidate)
         if settings.profiled:
-            one.profile = _profile(candidate, work)
-    return Case(subject.name, name, subject.batch_size, subject.size, list(measured.values()))
+            one.profile = _profile(candidate, run)
+    return Case(model.name, work, model.batch_size, model.size, measured)
 
 
-def _check_same(subject: Subject, candidates: dict[Contender, Candidate]) -> None:
+def _check_same(model: BenchmarkModel, candidates: Sequence[Candidate]) -> None:
     """Raise ``UserError`` unless all compute the same maps in float32."""
-    expected = None
-    for contender, candidate in candidates.items():
+    first, expected = candidates[0].implementation.label, None
+    for candidate in candidates:
+        label = candidate.implementation.label
         candidate.work("inference")
-        with _explaining(subject, contender), full_precision():
+        with _explaining(model, candidate.implementation), full_precision():
             found = candidate.features_in_float32()
-        if expected is None:
-            expected, first = found, contender
+        expected = found if expected is None else expected
         shapes = [[tuple(one.shape) for one in maps] for maps in (expected, found)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"{subject.name}: the maps of {contender.label} are {shapes[1]}, those of "
-                f"{first.label} {shapes[0]}: at other sizes they may be the same function"
+                f"{model.name}: the maps of {label} are {shapes[1]}, those of {first} {shapes[0]}: "
+                "at other sizes they may be the same function"
             )
         off = difference(found, expected)["max"]
         if not off <= _SAME:
             raise UserError(
-                f"{subject.name}: {contender.label} and {first.label} are not the same function: "
-                f"in float32 their maps differ by {off:.2g} standard deviations"
+                f"{model.name}: {label} and {first} are not the same function: in float32 their "
+                f"maps differ by {off:.2g} standard deviations"
             )
 
 
-def _reference(subject: Subject, work: str) -> list[Tensor] | None:
+def _reference(model: BenchmarkModel, work: str) -> list[Tensor] | None:
     """The results of our plain network in float32; None if there are none to compare."""
-    if not _comparable(subject, work):
+    # Whole models draw samples at random in training.
+    if work == "training" and not isinstance(model, BackboneModel):
         return None
-    plain = subject.build(Contender("plain", False, False, "float32"))
+    plain = model.build(Implementation("plain"))
     plain.work(work)
     with full_precision():
-        return _results(subject, plain, work)
+        return _results(model, plain, work)
 
 
-def _comparable(subject: Subject, work: str) -> bool:
-    # Whole models draw samples at random in training.
-    return work == "inference" or isinstance(subject, BackboneSubject)
-
-
-def _results(subject: Subject, candidate: Candidate, work: str) -> list[Tensor]:
+def _results(model: BenchmarkModel, candidate: Candidate, work: str) -> list[Tensor]:
     """What a difference is taken of: maps, or all gradients in one vector."""
     if work == "inference":
         return candidate.features()
-    gradients = candidate.gradients(subject.plain)
+    gradients = candidate.gradients(model.plain)
     return [torch.cat([gradients[name].flatten().double() for name in sorted(gradients)])]
 
 
@@ -247,10 +240,10 @@ def _profile(candidate: Candidate, work: Callable[[], object]) -> str:
 
 
 @contextmanager
-def _explaining(subject: Subject, contender: Contender) -> Iterator[None]:
-    """What a contender cannot do, as a ``UserError`` that names it."""
-    height, width = subject.size
-    what = f"{contender.label} cannot run {subject.name} at {height}x{width}"
+def _explaining(model: BenchmarkModel, implementation: Implementation) -> Iterator[None]:
+    """What an implementation cannot do, as a ``UserError`` that names it."""
+    height, width = model.size
+    what = f"{implementation.label} cannot run {model.name} at {height}x{width}"
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -260,7 +253,9 @@ def _explaining(subject: Subject, contender: Contender) -> Iterator[None]:
     except (AssertionError, ValueError) as error:  # how timm and mmpretrain refuse a size
         raise UserError(f"{what}: {error}") from error
     except RuntimeError as error:
-        if contender.dtype == "float32" or "scalar type" not in str(error):
+        if implementation.dtype == "float32" or "scalar type" not in str(error):
             raise
         # mmcv's operators, of which some have no short floats.
-        raise UserError(f"{what}: an operator does not take {contender.dtype} ({error})") from error
+        raise UserError(
+            f"{what}: an operator does not take {implementation.dtype} ({error})"
+        ) from error

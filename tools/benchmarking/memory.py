@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mmmetaformer.engine.complexity import saved_for_backward
 
 from .candidates import Candidate
-from .turns import Work
+from .timing import Work
 
 
 def saved_bytes(candidate: Candidate) -> int:
@@ -18,7 +18,7 @@ def saved_bytes(candidate: Candidate) -> int:
     inputs = candidate.inputs()
     with saved_for_backward() as saved:
         candidate.forward()
-    return saved.total(exclude=candidate.model, inputs=inputs)
+    return saved.total(exclude=candidate.module, inputs=inputs)
 
 
 def peak_bytes(candidate: Candidate, work: Work) -> int:
@@ -51,19 +51,11 @@ def _peak_on_cpu(work: Work) -> int:
 
 
 def _owned(candidate: Candidate) -> int:
-    """Parameters, buffers and the states of the optimiser."""
-    return sum(
-        tensor.untyped_storage().nbytes()
-        for tensor in (*_tensors(candidate.model), *_states(candidate.optimiser))
-    )
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
-def _states(optimiser: torch.optim.Optimizer | None) -> list[Tensor]:
-    if optimiser is None:
-        return []
-    states = (value for state in optimiser.state.values() for value in state.values())
-    return [value for value in states if isinstance(value, Tensor)]
+    """Bytes of parameters, buffers and the states of the optimiser."""
+    states = candidate.optimiser.state.values() if candidate.optimiser else ()
+    tensors = [
+        *candidate.module.parameters(),
+        *candidate.module.buffers(),
+        *(value for state in states for value in state.values() if isinstance(value, Tensor)),
+    ]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)

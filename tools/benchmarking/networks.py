@@ -96,7 +96,7 @@ def build_network(arch: str, implementation: str, weights: Mapping[str, Tensor])
 
     Args:
         arch: Name of the network.
-        implementation: Whose.
+        implementation: Its name: whose code it is.
         weights: State dict of :func:`build_ours`.
 
     Raises:

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from tool_support.drawing import as_png, line_style
 
 from .cases import Case
-from .turns import spread
+from .timing import spread
 
 _PACKAGES = (
     "torch",
@@ -37,22 +37,22 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Growth:
-    """How the time of a contender grows with the pixels.
+    """How the time of an implementation grows with the pixels.
 
     Attributes:
         network: The network.
         work: ``'inference'`` or ``'training'``.
-        contender: Its label.
-        implementation: Whose code it is.
+        label: The implementation as on the command line, with its dtype.
+        implementation: Its name, which says whose code it is.
         sizes: Height and width of the images, the smallest first.
         milliseconds: Medians.
-        exponent: Of the power law that fits best on logarithmic axes; 1 is linear. None for one
-            size.
+        exponent: Exponent of the power law that fits best on logarithmic axes; 1 is linear. None
+            for one size.
     """
 
     network: str
     work: str
-    contender: str
+    label: str
     implementation: str
     sizes: tuple[tuple[int, int], ...]
     milliseconds: tuple[float, ...]
@@ -60,21 +60,17 @@ class Growth:
 
     @property
     def pixels(self) -> list[int]:
-        """Of one image."""
+        """Pixels of one image of each size."""
         return [height * width for height, width in self.sizes]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return asdict(self)
 
 
 def growths(cases: Sequence[Case]) -> list[Growth]:
-    """One for each network, kind of work and contender."""
+    """One for each network, kind of work and implementation."""
     found: dict[tuple[str, str, str, str], list[tuple[tuple[int, int], float]]] = {}
     for case in cases:
         for one in case.measured:
-            key = (case.network, case.work, one.contender.label, one.contender.implementation)
-            found.setdefault(key, []).append((case.size, spread(one.turns)["median"]))
+            key = (case.network, case.work, one.implementation.label, one.implementation.name)
+            found.setdefault(key, []).append((case.size, spread(one.times)["median"]))
     result = []
     for key, points in found.items():
         points = sorted(points, key=lambda point: math.prod(point[0]))
@@ -96,9 +92,9 @@ def rows(case: Case) -> list[dict[str, Any]]:
     """A case as rows of a table."""
     return [
         {
-            "contender": one.contender.label,
-            "ms": f"{spread(one.turns)['median']:.1f}",
-            "quartiles": "{lower_quartile:.1f} to {upper_quartile:.1f}".format(**spread(one.turns)),
+            "implementation": one.implementation.label,
+            "ms": f"{spread(one.times)['median']:.1f}",
+            "quartiles": "{lower_quartile:.1f} to {upper_quartile:.1f}".format(**spread(one.times)),
             "x faster": f"{spread(one.speedups)['median']:.2f}",
             "peak MiB": _mib(one.peak_bytes),
             "saved MiB": _mib(one.saved_bytes),
@@ -115,14 +111,14 @@ def _mib(count: int | None) -> str | None:
 
 def draw_growths(growths: Sequence[Growth], title: str) -> bytes:
     """Time against pixels on logarithmic axes, as PNG: a panel for each network and kind of work, a
-    line for each contender with its exponent, and a dashed one that is linear."""
+    line for each implementation with its exponent, and a dashed one that is linear."""
     panels = list(dict.fromkeys((growth.network, growth.work) for growth in growths))
-    contenders = list(dict.fromkeys(growth.contender for growth in growths))
+    labels = list(dict.fromkeys(growth.label for growth in growths))
     figure = Figure(figsize=(1.2 + 5.2 * len(panels), 5.2), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         lines = [growth for growth in growths if (growth.network, growth.work) == panel]
         for line in lines:
-            _draw_line(axes, line, *line_style(contenders.index(line.contender)))
+            _draw_line(axes, line, *line_style(labels.index(line.label)))
         _draw_axes(axes, lines[0])
         axes.set_title(", ".join(panel), fontsize=10)
         axes.legend(fontsize=8)
@@ -131,7 +127,7 @@ def draw_growths(growths: Sequence[Growth], title: str) -> bytes:
 
 
 def _draw_line(axes: Axes, growth: Growth, colour: str, marker: str) -> None:
-    label = growth.contender
+    label = growth.label
     if growth.exponent is not None:
         label += f": pixels^{growth.exponent:.3f}"
     axes.plot(
@@ -160,7 +156,7 @@ def _draw_axes(axes: Axes, first: Growth) -> None:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processor, GPU, threads and versions; what figures are worth nothing without."""
+    """Processor, GPU, threads and versions, without which figures mean nothing."""
     machine: dict[str, Any] = dict(
         device=str(device),
         **_processor(),

@@ -86,6 +86,18 @@ class _Options(DictAction):
             parser.error(f"{option_string} cannot read {' '.join(values)!r}")
 
 
+class OldOption(argparse.Action):
+    """An option under its old name: hidden, with a line that says the new one, its ``dest``."""
+
+    def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
+        hidden = dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        super().__init__(option_strings, dest, **hidden, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: ANN001, ANN204
+        warn(f"{option_string} is called --{self.dest.replace('_', '-')} now")
+        setattr(namespace, self.dest, values)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that training and testing share."""
     parser.add_argument("--work-dir", help="where logs and checkpoints go")

@@ -7,9 +7,9 @@ import torch
 from mmengine.config import Config
 
 from benchmarking import candidates
-from benchmarking.candidates import BackboneSubject, WholeSubject
+from benchmarking.candidates import BackboneModel, WholeModel
 from benchmarking.cases import Settings, difference, run_cases
-from benchmarking.contenders import read_contenders
+from benchmarking.implementations import read_implementations
 from mmmetaformer.engine.errors import UserError
 
 CPU = torch.device("cpu")
@@ -22,25 +22,25 @@ def count(work) -> float:
     return 1.0
 
 
-def cases_of(subject, *texts: str, works=("inference", "training"), settings=QUICK):
-    return list(run_cases(subject, read_contenders(texts, "float32"), works, settings, count))
+def cases_of(model, *texts: str, works=("inference", "training"), settings=QUICK):
+    return list(run_cases(model, read_implementations(texts, "float32"), works, settings, count))
 
 
 @pytest.fixture
-def subject():
-    return BackboneSubject("poolformer_s12", 2, (32, 48), CPU, optimiser_step=False)
+def model():
+    return BackboneModel("poolformer_s12", 2, (32, 48), CPU, optimiser_step=False)
 
 
-def test_inference_and_training(subject):
+def test_inference_and_training(model):
     settings = Settings(rounds=2, runs=1, warmup=0, profiled=True)
     inference, training = cases_of(
-        subject, "timm", "plain", "fused", "timm@bfloat16", settings=settings
+        model, "timm", "plain", "fused", "timm@bfloat16", settings=settings
     )
     assert (inference.work, training.work) == ("inference", "training")
     for case in (inference, training):
         assert case.size == (32, 48) and case.batch_size == 2
         timm, plain, fused, short = case.measured
-        assert all(one.turns == [1.0, 1.0] and one.speedups == [1.0, 1.0] for one in case.measured)
+        assert all(one.times == [1.0, 1.0] and one.speedups == [1.0, 1.0] for one in case.measured)
         assert timm.difference["rms"] < 1e-5 and plain.difference["max"] < 1e-6
         assert 0 < fused.difference["rms"] < 1e-5
         assert 1e-3 < short.difference["rms"] < 5e-2
@@ -55,46 +55,46 @@ def test_inference_and_training(subject):
 def test_an_optimiser_step_changes_the_weights_and_needs_its_states():
     peaks = {}
     for step in (False, True):
-        one = BackboneSubject("poolformer_s12", 1, (32, 32), CPU, step)
-        candidate = one.build(read_contenders(["timm"], "float32")[0])
-        before = candidate.model.network.stem.conv.weight.clone()
+        one = BackboneModel("poolformer_s12", 1, (32, 32), CPU, step)
+        candidate = one.build(read_implementations(["timm"], "float32")[0])
+        before = candidate.module.network.stem.conv.weight.clone()
         candidate.work("training")()
-        changed = not torch.equal(before, candidate.model.network.stem.conv.weight)
+        changed = not torch.equal(before, candidate.module.network.stem.conv.weight)
         assert changed == step
-        assert all(parameter.grad is None for parameter in candidate.model.parameters())
+        assert all(parameter.grad is None for parameter in candidate.module.parameters())
         (case,) = cases_of(one, "timm", works=["training"])
         peaks[step] = case.measured[0].peak_bytes
     assert peaks[True] > peaks[False] + 80 * 2**20
 
 
-def test_compiled_and_channels_last(subject, monkeypatch):
+def test_compiled_and_channels_last(model, monkeypatch):
     monkeypatch.setattr(candidates, "BACKEND", "eager")
-    for case in cases_of(subject, "timm+compile", "plain+compile+channels_last"):
+    for case in cases_of(model, "timm+compile", "plain+compile+channels_last"):
         assert all(one.difference["rms"] < 1e-5 for one in case.measured)
-    innermost = subject.build(read_contenders(["plain+channels_last"], "float32")[0])
+    innermost = model.build(read_implementations(["plain+channels_last"], "float32")[0])
     assert innermost.inputs()[0].is_contiguous(memory_format=torch.channels_last)
-    assert innermost.model.stages[0][0].mlp.fc1.weight.is_contiguous(
+    assert innermost.module.stages[0][0].mlp.fc1.weight.is_contiguous(
         memory_format=torch.channels_last
     )
 
 
-def test_another_function_is_refused(subject, monkeypatch):
-    build = BackboneSubject.build
+def test_another_function_is_refused(model, monkeypatch):
+    build = BackboneModel.build
 
-    def broken(self, contender):
-        candidate = build(self, contender)
-        if contender.implementation == "timm":
+    def broken(self, implementation):
+        candidate = build(self, implementation)
+        if implementation.name == "timm":
             with torch.no_grad():
-                candidate.model.network.stages[3].blocks[1].layer_scale2.scale.mul_(1.05)
+                candidate.module.network.stages[3].blocks[1].layer_scale2.scale.mul_(1.05)
         return candidate
 
-    monkeypatch.setattr(BackboneSubject, "build", broken)
+    monkeypatch.setattr(BackboneModel, "build", broken)
     with pytest.raises(UserError, match="timm@float32 and plain@float32 are not the same function"):
-        cases_of(subject, "plain", "timm")
+        cases_of(model, "plain", "timm")
 
 
 def test_a_size_that_a_library_refuses():
-    mixer = BackboneSubject("mlp_mixer_s32", 1, (96, 96), CPU, False)
+    mixer = BackboneModel("mlp_mixer_s32", 1, (96, 96), CPU, False)
     message = r"timm@float32 cannot run mlp_mixer_s32 at 96x96: .*doesn't match model"
     with pytest.raises(UserError, match=message):
         cases_of(mixer, "plain", "timm")
@@ -102,7 +102,7 @@ def test_a_size_that_a_library_refuses():
 
 def test_maps_of_other_shapes_are_refused():
     """timm drops what is left over at the border."""
-    mixer = BackboneSubject("convmixer_768_32", 1, (36, 36), CPU, False)
+    mixer = BackboneModel("convmixer_768_32", 1, (36, 36), CPU, False)
     with pytest.raises(UserError, match=r"the maps of timm@float32 are \[\(1, 768, 5, 5\)"):
         cases_of(mixer, "plain", "timm")
 
@@ -112,21 +112,21 @@ def test_whole_model(root):
     cfg = Config.fromfile(root / "configs/shapes/mask-rcnn_poolformer-s12_fpn_shapes.py")
     cfg.model.backbone.arch = dict(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32])
     cfg.model.neck.in_channels = [8, 16, 24, 32]
-    subject = WholeSubject("mask-rcnn", cfg, 2, (64, 96), CPU)
-    inference, training = cases_of(subject, "plain", "fused")
+    model = WholeModel("mask-rcnn", cfg, 2, (64, 96), CPU)
+    inference, training = cases_of(model, "plain", "fused")
     assert inference.measured[1].difference["rms"] < 1e-5
     assert training.measured[1].difference is None
     plain, fused = training.measured
     assert 0 < fused.saved_bytes < plain.saved_bytes
-    one, other = (subject.build(c) for c in read_contenders(["plain", "fused"], "float32"))
-    assert (one.model.backbone.fused_path, other.model.backbone.fused_path) == (False, True)
-    before = one.model.state_dict()["roi_head.mask_head.conv_logits.weight"].clone()
-    assert torch.equal(before, other.model.state_dict()["roi_head.mask_head.conv_logits.weight"])
+    one, other = (model.build(c) for c in read_implementations(["plain", "fused"], "float32"))
+    assert (one.module.backbone.fused_path, other.module.backbone.fused_path) == (False, True)
+    before = one.module.state_dict()["roi_head.mask_head.conv_logits.weight"].clone()
+    assert torch.equal(before, other.module.state_dict()["roi_head.mask_head.conv_logits.weight"])
     one.work("training")()
-    after = one.model.state_dict()["roi_head.mask_head.conv_logits.weight"]
+    after = one.module.state_dict()["roi_head.mask_head.conv_logits.weight"]
     assert not torch.equal(before, after)
     with pytest.raises(UserError, match="mask-rcnn is a config: its backbone can be plain, fused"):
-        cases_of(subject, "timm")
+        cases_of(model, "timm")
 
 
 def test_difference():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarking.candidates import BackboneCandidate
-from benchmarking.contenders import Contender
+from benchmarking.implementations import Implementation
 from benchmarking.memory import peak_bytes, saved_bytes
 
 KIB = 1024
@@ -27,8 +27,10 @@ class Squares(nn.Module):
 @pytest.fixture
 def candidate():
     def build(optimiser_step: bool) -> BackboneCandidate:
-        contender = Contender("plain", False, False, "float32")
-        return BackboneCandidate(contender, Squares(), torch.ones(1, 3, 32, 32), optimiser_step)
+        implementation = Implementation("plain", False, False, "float32")
+        return BackboneCandidate(
+            implementation, Squares(), torch.ones(1, 3, 32, 32), optimiser_step
+        )
 
     return build
 

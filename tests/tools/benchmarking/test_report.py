@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarking.cases import Case, Measured
-from benchmarking.contenders import Contender
+from benchmarking.implementations import Implementation
 from benchmarking.report import (
     describe_machine,
     draw_growths,
@@ -21,10 +21,10 @@ SIZES = [(64, 64), (32, 32), (128, 96)]
 
 
 def case(size: tuple[int, int], work: str = "training") -> Case:
-    """One contender that is linear and one that is quadratic in the pixels."""
+    """One implementation that is linear and one that is quadratic in the pixels."""
     pixels = size[0] * size[1]
     measured = [
-        Measured(Contender(name, False, False, "float32"), [cost, cost, 9 * cost], [1.0, 2.0, 3.0])
+        Measured(Implementation(name), [cost, cost, 9 * cost], [1.0, 2.0, 3.0])
         for name, cost in (("timm", 3.0 * pixels), ("fused", 1e-4 * pixels**2))
     ]
     measured[1].saved_bytes, measured[1].difference = 3 * 2**20, dict(rms=1e-6, max=2e-5)
@@ -50,10 +50,10 @@ def test_one_size_has_no_exponent():
     assert fit_exponent([1024, 1024], [1.0, 2.0]) is None
 
 
-def test_growths_are_by_work_and_contender_over_medians():
+def test_growths_are_by_work_and_implementation_over_medians():
     cases = [case(size, work) for size in SIZES for work in ("inference", "training")]
     found = growths(cases)
-    assert [(one.work, one.contender) for one in found] == [
+    assert [(one.work, one.label) for one in found] == [
         (work, name) for work in ("inference", "training")
         for name in ("timm@float32", "fused@float32")
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def test_table():
 
 def test_numbers_that_are_none_are_null_in_json():
     """An overflow of float16, say."""
-    one = Measured(Contender("plain", False, False, "float16"), [1.0], [1.0])
+    one = Measured(Implementation("plain", dtype="float16"), [1.0], [1.0])
     one.difference = dict(rms=float("nan"), max=float("inf"))
     assert one.as_dict()["difference"] == dict(rms=None, max=None)
 

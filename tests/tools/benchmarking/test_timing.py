@@ -1,16 +1,15 @@
-"""Order of the turns, what counts, and ratios; with a clock that only counts."""
+"""Order of the runs, what counts, and ratios; with a clock that only counts."""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-import torch
 
-from benchmarking.turns import speedups, spread, take_turns, wall_clock
+from benchmarking.timing import speedups, spread, time_interleaved, wall_clock
 
 
-def test_turns_alternate_and_the_first_runs_do_not_count():
+def test_runs_are_interleaved_and_the_first_do_not_count():
     order, times = [], iter(range(100))
 
     def timer(work):
@@ -18,16 +17,16 @@ def test_turns_alternate_and_the_first_runs_do_not_count():
         return float(next(times))
 
     works = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    turns = take_turns(works, timer, rounds=2, runs=3, warmup=1)
+    found = time_interleaved(works, timer, rounds=2, runs=3, warmup=1)
     assert "".join(order) == 3 * "aaaabbbb"
-    # The runs 0 to 7 are the round before; of each turn the first is left out.
-    assert turns == {"a": [10.0, 18.0], "b": [14.0, 22.0]}
+    # The runs 0 to 7 are the round before; of each round the first of each is left out.
+    assert found == {"a": [10.0, 18.0], "b": [14.0, 22.0]}
 
 
 @pytest.mark.parametrize("bad", [dict(rounds=0), dict(runs=0), dict(warmup=-1)])
 def test_numbers_that_make_no_sense(bad):
     with pytest.raises(ValueError, match="expected rounds >= 1, runs >= 1 and warmup >= 0"):
-        take_turns({"a": lambda: None}, lambda work: 1.0, **{"rounds": 1, **bad})
+        time_interleaved({"a": lambda: None}, lambda work: 1.0, **{"rounds": 1, **bad})
 
 
 def test_ratios_are_of_the_same_round():
@@ -44,4 +43,4 @@ def test_spread():
 
 
 def test_wall_clock_is_in_milliseconds():
-    assert 50 <= wall_clock(torch.device("cpu"))(lambda: time.sleep(0.05)) < 5000
+    assert 50 <= wall_clock(lambda: time.sleep(0.05)) < 5000

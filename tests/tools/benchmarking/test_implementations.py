@@ -1,28 +1,28 @@
-"""Contenders as the command line names them."""
+"""Implementations as the command line names them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from benchmarking.contenders import Contender, read_contenders
+from benchmarking.implementations import Implementation, read_implementations
 from mmmetaformer.engine.errors import UserError
 
 
 def test_modifiers_and_dtypes():
-    found = read_contenders(
+    found = read_implementations(
         ["timm", "fused+compile@bfloat16", "plain+channels_last+compile"], "float16"
     )
     assert found == [
-        Contender("timm", False, False, "float16"),
-        Contender("fused", True, False, "bfloat16"),
-        Contender("plain", True, True, "float16"),
+        Implementation("timm", dtype="float16"),
+        Implementation("fused", True, False, "bfloat16"),
+        Implementation("plain", True, True, "float16"),
     ]
     assert [one.label for one in found] == [
         "timm@float16", "fused+compile@bfloat16", "plain+compile+channels_last@float16",
     ]  # fmt: skip
     assert found[1].torch_dtype is torch.bfloat16
-    assert read_contenders([found[2].label], "float32") == found[2:]
+    assert read_implementations([found[2].label], "float32") == found[2:]
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_modifiers_and_dtypes():
 )
 def test_unknown_names(texts, message):
     with pytest.raises(UserError, match=message):
-        read_contenders(texts, "float32")
+        read_implementations(texts, "float32")
