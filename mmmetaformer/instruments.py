@@ -2,4 +2,5 @@
 
 from ._moved import forward
 
-forward(__name__, "instruments")
+module = forward(__name__, "instruments")
+module.Answers = module.KeyActivations  # its name at the old place

@@ -40,6 +40,12 @@ def test_old_names_warn_and_are_the_moved_modules(old, new):
     assert len([one for one in caught if "has moved to tools/" in str(one.message)]) == 1
 
 
+def test_the_old_name_of_a_class():
+    with pytest.warns(DeprecationWarning, match="import instruments"):
+        from mmmetaformer.instruments import Answers, KeyActivations
+    assert Answers is KeyActivations
+
+
 def test_from_a_folder_of_the_users_own(tmp_path):
     """Where tools/ is not on the path; the warning points at the user's line."""
     (tmp_path / "mine.py").write_text(

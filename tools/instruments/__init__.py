@@ -1,14 +1,14 @@
-"""Looking into a network, with the instruments of `MetaMixer Is All You Need
+"""Measurements inside a network as in `MetaMixer Is All You Need
 <https://arxiv.org/abs/2406.02021>`_: effective receptive fields, the maps of the most active keys,
 and how many coefficients are switched off.
 
-Each of the three files holds functions from a backbone and images to numbers. ``recording.py``
-reaches the mixers inside of a backbone, ``models.py`` and ``images.py`` read what the command line
-names, ``pictures.py`` draws, and ``command_line.py`` is what the three tools share.
+The three files of these names hold functions from a backbone and images to figures.
+``recording.py`` reaches the mixers inside a backbone, ``models.py`` and ``images.py`` read what the
+command line names, ``pictures.py`` draws, and ``command_line.py`` is what the three tools share.
 """
 
 from .activation_sparsity import LayerSparsity, activation_sparsity
-from .coefficient_maps import Answers, Key, coefficient_maps
+from .coefficient_maps import Key, KeyActivations, coefficient_maps
 from .effective_receptive_field import (
     SHARES,
     Area,
@@ -20,7 +20,7 @@ from .recording import MixerSite, mixer_sites
 
 __all__ = [
     "SHARES",
-    "Answers",
+    "KeyActivations",
     "Area",
     "Key",
     "LayerSparsity",

@@ -37,7 +37,7 @@ class LayerSparsity:
 def activation_sparsity(
     backbone: Backbone,
     images: Iterable[Tensor],
-    halves: Sequence[str] = ("channel",),
+    branches: Sequence[str] = ("channel",),
     threshold: float = THRESHOLD,
 ) -> list[LayerSparsity]:
     """Sparsity of the mixers by layer, in two measures, averaged over the images.
@@ -55,7 +55,7 @@ def activation_sparsity(
     Args:
         backbone: The network; it is evaluated in eval mode and left as it was.
         images: Normalised images, (B, 3, H, W) or any iterable of (3, H, W).
-        halves: ``'token'``, ``'channel'`` or both.
+        branches: ``'token'``, ``'channel'`` or both.
         threshold: See above, at least 0.
 
     Returns:
@@ -67,7 +67,7 @@ def activation_sparsity(
     """
     if not threshold >= 0:
         raise ValueError(f"threshold must not be negative, got {threshold!r}")
-    sites = mixer_sites(backbone, halves)
+    sites = mixer_sites(backbone, branches)
     measured = [
         measure(backbone, image, sites, lambda mixer, x: _shares(mixer, x, threshold))
         for image in images

@@ -1,4 +1,4 @@
-"""What the most active keys of a mixer answer to."""
+"""Where the most active keys of a mixer are active."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.metamixer import MetaMixer
 
-from .recording import HALVES, MixerSite, activity_maps, measure, mixer_sites
+from .recording import BRANCHES, MixerSite, activity_maps, measure, mixer_sites
 
 RANKINGS = ("mean", "max")
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a mixer and how it answers to an image.
+    """One key of a mixer and its activations by an image.
 
     Attributes:
         index: Its number among the K keys.
-        name: What to call it; of attention its head and position.
+        name: What to call it; for attention its head and position.
         mean: Mean of its coefficients c over the positions.
-        max: The largest of them.
+        max: Largest coefficient.
         mean_activity: Mean of the activity ``|c - c0|``; see :func:`activity_maps`.
-        max_activity: The largest activity.
-        position: Row and column of that on the map.
+        max_activity: Largest activity.
+        position: Row and column of the largest activity on the map.
     """
 
     index: int
@@ -39,8 +39,8 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The most active keys of one mixer.
+class KeyActivations:
+    """The activations of the most active keys of one mixer.
 
     Attributes:
         site: Where the mixer is.
@@ -61,24 +61,24 @@ def coefficient_maps(
     backbone: Backbone,
     images: Iterable[Tensor],
     blocks: Sequence[tuple[int, int]] | None = None,
-    halves: Sequence[str] = HALVES,
+    branches: Sequence[str] = BRANCHES,
     top: int = 4,
     by: str = "mean",
-) -> list[list[Answers]]:
+) -> list[list[KeyActivations]]:
     """The most active keys of mixers, in the sense of `MetaMixer
     <https://arxiv.org/abs/2406.02021>`_.
 
     The activity of a key at a position is ``|c - c0|``: how far its coefficient is from that of a
     key that does not match (:func:`~instruments.recording.activity_maps`; c0 is 0
-    for most activations). Keys are ranked by its mean over the image, which favours keys that
-    answer everywhere, or by its maximum, which favours those of one place.
+    for most activations). Keys are ranked by its mean over the image, which favours keys that are
+    active everywhere, or by its maximum, which favours those of one place.
 
     Args:
         backbone: The network; it is evaluated in eval mode and left as it was.
         images: Normalised images, (B, 3, H, W) or any iterable of (3, H, W).
         blocks: Stage and number of blocks, negative ones from the end of the stage; None means
             the last of each stage.
-        halves: ``'token'``, ``'channel'`` or both.
+        branches: ``'token'``, ``'channel'`` or both.
         top: How many keys.
         by: ``'mean'`` or ``'max'``.
 
@@ -93,13 +93,13 @@ def coefficient_maps(
         raise ValueError(f"by must be one of {', '.join(RANKINGS)}, got {by!r}")
     if type(top) is not int or top < 1:
         raise ValueError(f"top must be a positive integer, got {top!r}")
-    sites = choose_sites(backbone, blocks, halves)
+    sites = choose_sites(backbone, blocks, branches)
     found = []
     for image in images:
         results = measure(backbone, image, sites, lambda mixer, x: _most_active(mixer, x, top, by))
         found.append(
             [
-                Answers(site, site.why_not) if result is None else Answers(site, None, *result)
+                KeyActivations(site, site.why_not, *(result or ()))
                 for site, result in zip(sites, results, strict=True)
             ]
         )
@@ -109,10 +109,10 @@ def coefficient_maps(
 def choose_sites(
     backbone: Backbone,
     blocks: Sequence[tuple[int, int]] | None = None,
-    halves: Sequence[str] = HALVES,
+    branches: Sequence[str] = BRANCHES,
 ) -> list[MixerSite]:
     """The mixers of some blocks; see :func:`coefficient_maps`."""
-    sites = mixer_sites(backbone, halves)
+    sites = mixer_sites(backbone, branches)
     depths: dict[int, int] = {}
     for stage, number, _ in backbone.numbered_blocks():
         depths[stage] = number + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mmmetaformer.engine.errors import UserError
 from tool_support.launch import find_device, image_size, positive
-from tool_support.results import make_folder, not_a_file
+from tool_support.results import as_json, make_folder, not_a_file, write_files
 
 from .images import Picture, Preprocessing, find_images, read_picture
-from .models import Subject, load_subject, model_spec
+from .models import LoadedModel, load_model, model_spec
 
-# Of the backbones.
+# The largest stride of a backbone.
 _SMALLEST_SIDE = 32
 
 
@@ -30,7 +30,7 @@ def add_arguments(
     """The arguments of all three tools.
 
     Args:
-        parser: Of the tool.
+        parser: The parser of the tool.
         name: The instrument, which names its default folder.
         size: Default height and width of the images.
         max_images: Default number of images.
@@ -74,31 +74,46 @@ class Session:
     """What a command line names, read and built.
 
     Attributes:
-        subjects: The networks.
+        models: The networks.
         pictures: The images.
         device: Where the networks run.
         out: Folder of the results, which exists.
     """
 
-    subjects: list[Subject]
+    models: list[LoadedModel]
     pictures: list[Picture]
     device: torch.device
     out: Path
 
-    def images(self, subject: Subject) -> Iterator[Tensor]:
+    def images(self, model: LoadedModel) -> Iterator[Tensor]:
         """The images as a network takes them, each (3, H, W), with a line of progress for each."""
         for number, picture in enumerate(self.pictures, 1):
-            print(f"  {subject.spec.label}: image {number} of {len(self.pictures)}", flush=True)
-            yield subject.preprocessing(picture.pixels).to(self.device)
+            print(f"  {model.label}: image {number} of {len(self.pictures)}", flush=True)
+            yield model.preprocessing(picture.pixels).to(self.device)
 
-    def describe(self, **settings: Any) -> dict[str, Any]:
-        """The head of a JSON file."""
-        return dict(
+    def write(
+        self, name: str, models: list[dict], files: Mapping[str, bytes], **settings: Any
+    ) -> None:
+        """Write the files of an instrument, and all figures and settings as ``NAME.json``.
+
+        Args:
+            name: The instrument.
+            models: What is reported of each network.
+            files: The other files by name.
+            **settings: Settings of the instrument.
+
+        Raises:
+            UserError: If the folder cannot be written.
+        """
+        report = dict(
             size=list(self.pictures[0].pixels.shape[:2]),
             images=[str(picture.path) for picture in self.pictures],
             device=str(self.device),
+            instrument=name,
             **settings,
+            models=models,
         )
+        write_files(self.out, [*files.items(), (f"{name}.json", as_json(report))])
 
 
 def start(args: argparse.Namespace) -> Session:
@@ -119,29 +134,29 @@ def start(args: argparse.Namespace) -> Session:
     preprocessing = _preprocessing(args.mean, args.std)
     out = not_a_file(args.out)
     paths, there = find_images(args.images, args.max_images)
-    subjects = []
+    models = []
     for spec in args.models:
-        subjects.append(load_subject(spec, args.seed, preprocessing, device))
-        print(subjects[-1], flush=True)
+        models.append(load_model(spec, args.seed, preprocessing, device))
+        print(models[-1], flush=True)
     pictures = [read_picture(path, args.size) for path in paths]
     if there > len(paths):
         print(f"the first {len(paths)} of {there} images (--max-images)", flush=True)
     make_folder(out)
-    return Session(subjects, pictures, device, out)
+    return Session(models, pictures, device, out)
 
 
 @contextmanager
-def explaining(subject: Subject) -> Iterator[None]:
+def explaining(model: LoadedModel) -> Iterator[None]:
     """What cannot be measured on a network, as a :class:`UserError` that names it."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
-            f"{subject.spec.label} does not fit into the memory of the GPU: use a smaller --size, "
+            f"{model.label} does not fit into the memory of the GPU: use a smaller --size, "
             "or --device cpu"
         ) from error
     except ValueError as error:
-        raise UserError(f"{subject.spec.label}: {error}") from error
+        raise UserError(f"{model.label}: {error}") from error
 
 
 def _preprocessing(

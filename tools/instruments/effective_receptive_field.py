@@ -82,7 +82,7 @@ def effective_receptive_fields(
 
 
 def _contributions(backbone: Backbone, image: Tensor, stages: tuple[int, ...]) -> dict[int, Tensor]:
-    """Of one image (3, H, W), for each stage (H, W)."""
+    """The contributions (H, W) to each stage for one image (3, H, W)."""
     pixels = image.detach()[None].requires_grad_()
     levels = dict(zip(backbone.out_indices, backbone(pixels), strict=True))
     found = {}

@@ -22,13 +22,13 @@ class Preprocessing:
     """Normalisation of an image, on the scale 0 to 255.
 
     Attributes:
-        mean: Of each channel.
-        std: Of each channel, positive.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel, positive.
         channels: ``'RGB'`` or ``'BGR'``: the order in which the network takes them, and in which
             mean and std are given.
     """
 
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # of ImageNet
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # ImageNet's
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     channels: str = "RGB"
 

@@ -60,14 +60,14 @@ def model_spec(text: str) -> ModelSpec:
 
 
 @dataclass
-class Subject:
-    """A network to look into.
+class LoadedModel:
+    """A network with its weights, ready to be measured.
 
     Attributes:
         spec: What the command line says of it.
         backbone: The network, in eval mode and without gradients of parameters.
         preprocessing: How it takes images.
-        seed: Of the initialisation.
+        seed: Seed of the initialisation.
         weights: Where its weights are from; None for random ones.
         new: Parameters that the checkpoint lacks (output norms, a pyramid), which are random.
         fused: Whether its branches were folded, because those of the checkpoint are.
@@ -81,10 +81,15 @@ class Subject:
     new: list[str] = field(default_factory=list)
     fused: bool = False
 
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return self.spec.label
+
     def describe(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """What a JSON file says of it."""
         return dict(
-            model=self.spec.label,
+            model=self.label,
             network=self.spec.network,
             weights=self.weights,
             seed=self.seed,
@@ -96,19 +101,19 @@ class Subject:
     def __str__(self) -> str:
         if self.weights is None:
             return (
-                f"{self.spec.label}: RANDOM weights (seed {self.seed}), no checkpoint was given: "
+                f"{self.label}: RANDOM weights (seed {self.seed}), no checkpoint was given: "
                 "this shows the architecture and not a trained network"
             )
-        text = f"{self.spec.label}: weights of {self.weights}{' (fused)' if self.fused else ''}"
+        text = f"{self.label}: weights of {self.weights}{' (fused)' if self.fused else ''}"
         return text + (f"; RANDOM, not in the file: {', '.join(self.new)}" if self.new else "")
 
 
-def load_subject(
+def load_model(
     spec: ModelSpec,
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
     device: str | torch.device = "cpu",
-) -> Subject:
+) -> LoadedModel:
     """Build a network and load its weights.
 
     An arch without a checkpoint is random; a config without one is what it says, random or from
@@ -117,7 +122,7 @@ def load_subject(
 
     Args:
         spec: What the command line says.
-        seed: Of the initialisation.
+        seed: Seed of the initialisation.
         preprocessing: How the network takes images; None means as its config says, or ImageNet's.
         device: Where it runs.
 
@@ -133,13 +138,13 @@ def load_subject(
     if spec.checkpoint is not None:
         pretrained = dict(checkpoint=spec.checkpoint)
     backbone.init_weights()
-    subject = Subject(spec, backbone, preprocessing or configured, seed)
+    model = LoadedModel(spec, backbone, preprocessing or configured, seed)
     if pretrained is not None:
-        report, subject.fused = _load(backbone, **pretrained)
-        subject.weights, subject.new = report.source, report.conversion.new
+        report, model.fused = _load(backbone, **pretrained)
+        model.weights, model.new = report.source, report.conversion.new
     # Gradients are taken with respect to images only.
     backbone.requires_grad_(False).eval().to(device)
-    return subject
+    return model
 
 
 def _from_arch(name: str) -> Backbone:

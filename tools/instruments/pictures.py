@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from tool_support.drawing import as_png, line_style
 
 from .activation_sparsity import LayerSparsity
-from .coefficient_maps import Answers
+from .coefficient_maps import KeyActivations
 from .effective_receptive_field import Area
 
 _ON_DARK = "#56B4E9"
@@ -84,7 +84,7 @@ def draw_receptive_fields(
 
 
 def _brightness(contributions: np.ndarray | float) -> np.ndarray | float:
-    """Of contributions over the largest; 0 to 1."""
+    """Brightness, 0 to 1, of contributions over the largest."""
     return np.log10(1 + 10**_DECADES * contributions) / np.log10(1 + 10**_DECADES)
 
 
@@ -100,7 +100,9 @@ def _frame(area: Area, style: str) -> Rectangle:
     )
 
 
-def draw_coefficients(title: str, pixels: np.ndarray, rows: Sequence[Answers], top: int) -> bytes:
+def draw_coefficients(
+    title: str, pixels: np.ndarray, rows: Sequence[KeyActivations], top: int
+) -> bytes:
     """The most active keys over an image: a row for each mixer, a column for each key.
 
     Args:
@@ -112,30 +114,30 @@ def draw_coefficients(title: str, pixels: np.ndarray, rows: Sequence[Answers], t
     height, width = pixels.shape[:2]
     side = 2.2
     tall, flat = side * height / width + 0.65, 0.6
-    heights = [flat if answers.why_not else tall for answers in rows]
+    heights = [flat if found.why_not else tall for found in rows]
     figure = Figure(figsize=(side * (top + 1) + 1.2, sum(heights) + 0.9), layout="compressed")
     grid = figure.subplots(
         len(rows), top + 1, squeeze=False, gridspec_kw=dict(height_ratios=heights)
     )
     grey = pixels.mean(axis=2)
-    for axes_row, answers in zip(grid, rows, strict=True):
-        site = answers.site
+    for axes_row, found in zip(grid, rows, strict=True):
+        site = found.site
         name = f"block {site.stage}.{site.block} (stage {site.stage})"
-        if answers.why_not:
+        if found.why_not:
             for axes in axes_row:
                 axes.set_axis_off()
-            note = f"{name}: {answers.why_not}"
+            note = f"{name}: {found.why_not}"
             # Runs across the whole row, and must not widen the first column.
             axes_row[0].text(0, 0.5, note, va="center", fontsize=10).set_in_layout(False)
             continue
         axes_row[0].imshow(pixels)
-        axes_row[0].set_title(f"{name}\n{site.mixer_name}, {answers.num_keys} keys", fontsize=9)
+        axes_row[0].set_title(f"{name}\n{site.mixer_name}, {found.num_keys} keys", fontsize=9)
         _without_ticks(axes_row[0])
-        rows_of_map, columns_of_map = answers.maps.shape[1:]
+        rows_of_map, columns_of_map = found.maps.shape[1:]
         axes_row[0].set_ylabel(f"map {rows_of_map}x{columns_of_map}", fontsize=9)
-        limit = max(key.max_activity for key in answers.keys) or 1.0
+        limit = max(key.max_activity for key in found.keys) or 1.0
         shown = None
-        for axes, key, activity in zip(axes_row[1:], answers.keys, answers.maps, strict=False):
+        for axes, key, activity in zip(axes_row[1:], found.keys, found.maps, strict=False):
             axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
             shown = axes.imshow(
                 activity.numpy(),
@@ -158,7 +160,7 @@ def draw_coefficients(title: str, pixels: np.ndarray, rows: Sequence[Answers], t
             )
             axes.set_title(f"{key.name}\nmean {key.mean:.2g}, max {key.max:.2g}", fontsize=9)
             _without_ticks(axes)
-        for axes in axes_row[1 + len(answers.keys) :]:
+        for axes in axes_row[1 + len(found.keys) :]:
             axes.set_axis_off()
         bar = figure.colorbar(shown, ax=list(axes_row), pad=0.01, aspect=14)
         bar.solids.set_alpha(1)
@@ -170,29 +172,29 @@ def draw_coefficients(title: str, pixels: np.ndarray, rows: Sequence[Answers], t
 
 
 def draw_sparsity(
-    models: Mapping[str, Sequence[LayerSparsity]], halves: Sequence[str], threshold: float
+    models: Mapping[str, Sequence[LayerSparsity]], branches: Sequence[str], threshold: float
 ) -> bytes:
-    """Sparsity by layer: a row for each half of the blocks, a column for each measure, a curve for
-    each model. The first block of each stage has a filled marker.
+    """Sparsity by layer: a row for each branch of the blocks, a column for each measure, a curve
+    for each model. The first block of each stage has a filled marker.
 
     Args:
         models: The layers of each.
-        halves: ``'token'``, ``'channel'`` or both.
+        branches: ``'token'``, ``'channel'`` or both.
         threshold: What the second measure is relative to.
     """
     measures = dict(
         not_positive="scores that are zero or less",
         inactive=f"coefficients |c - c0| up to {threshold:g} of their RMS",
     )
-    figure = Figure(figsize=(11, 3.9 * len(halves) + 0.9), layout="constrained")
-    grid = figure.subplots(len(halves), len(measures), squeeze=False, sharex=True, sharey=True)
-    for row, half in zip(grid, halves, strict=True):
+    figure = Figure(figsize=(11, 3.9 * len(branches) + 0.9), layout="constrained")
+    grid = figure.subplots(len(branches), len(measures), squeeze=False, sharex=True, sharey=True)
+    for row, branch in zip(grid, branches, strict=True):
         for axes, (measure, title) in zip(row, measures.items(), strict=True):
             for number, (model, layers) in enumerate(models.items()):
                 _draw_curve(
-                    axes, number, model, [x for x in layers if x.site.half == half], measure
+                    axes, number, model, [x for x in layers if x.site.branch == branch], measure
                 )
-            axes.set_title(f"{half} mixers: {title}", fontsize=10)
+            axes.set_title(f"{branch} mixers: {title}", fontsize=10)
             axes.set_ylim(-0.03, 1.03)
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,4 +1,4 @@
-"""Reaching the mixers inside of a backbone."""
+"""Reaching the mixers inside a backbone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.metamixer import MetaMixer
 
-HALVES = ("token", "channel")
-# The attribute of a block for each of its halves.
+BRANCHES = ("token", "channel")
+# The attribute of a block for each of its branches.
 _ATTRIBUTES = dict(token="token_mixer", channel="mlp")
-# Coefficients of one mixer and one image. In float32 they take 512 MiB, and scores, coefficients
-# and their rearranged copies are held at once.
+# The most coefficients of one mixer and one image. In float32 they take 512 MiB, and scores,
+# coefficients and their rearranged copies are held at once.
 MAX_COEFFICIENTS = 2**27
 
 T = TypeVar("T")
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MixerSite:
-    """One half of a block.
+    """One residual branch of a block.
 
     Attributes:
         layer: Number of the block in the network.
         stage: Stage, 0 to 3; of isotropic networks the quarter.
         block: Number of the block in its stage.
-        half: ``'token'`` or ``'channel'``.
-        mixer: The mixer; None where the block has no such half.
+        branch: ``'token'`` or ``'channel'``.
+        mixer: The mixer; None where the block has no such branch.
     """
 
     layer: int
     stage: int
     block: int
-    half: str
+    branch: str
     mixer: nn.Module | None
 
     @property
@@ -50,22 +50,22 @@ class MixerSite:
     def why_not(self) -> str | None:
         """Why there are no coefficients here; None where there are."""
         if self.mixer is None:
-            return f"the block has no {self.half} mixer"
+            return f"the block has no {self.branch} mixer"
         if not isinstance(self.mixer, MetaMixer):
             return f"{self.mixer_name} is not a MetaMixer: it has no keys and no coefficients"
         return None
 
     def __str__(self) -> str:
-        return f"{self.half} mixer of block {self.stage}.{self.block}"
+        return f"{self.branch} mixer of block {self.stage}.{self.block}"
 
 
-def mixer_sites(backbone: Backbone, halves: Sequence[str] = HALVES) -> list[MixerSite]:
+def mixer_sites(backbone: Backbone, branches: Sequence[str] = BRANCHES) -> list[MixerSite]:
     """The token and channel mixers of a backbone, in the order of the forward pass."""
     return [
-        MixerSite(layer, stage, number, half, getattr(block, _ATTRIBUTES[half]))
+        MixerSite(layer, stage, number, branch, getattr(block, _ATTRIBUTES[branch]))
         for layer, (stage, number, block) in enumerate(backbone.numbered_blocks())
-        for half in HALVES
-        if half in halves
+        for branch in BRANCHES
+        if branch in branches
     ]
 
 
@@ -95,7 +95,7 @@ def measure(
         backbone: The network; it is evaluated in eval mode and left as it was.
         image: Normalised image, (3, H, W).
         sites: Where.
-        function: Of a mixer and its input (1, C, H', W').
+        function: Takes a mixer and its input (1, C, H', W').
 
     Returns:
         One result for each site, None where there is no MetaMixer.

@@ -38,11 +38,11 @@ def test_known_shares_of_relu(weight, bias, share):
     backbone = with_keys(weight, bias)
     (layer,) = activation_sparsity(backbone, image(2, 3, 32, 32), threshold=0)
     assert (layer.not_positive, layer.inactive) == (share, share)
-    assert (layer.site.layer, layer.site.stage, layer.site.half) == (0, 0, "channel")
+    assert (layer.site.layer, layer.site.stage, layer.site.branch) == (0, 0, "channel")
 
 
 def test_negative_scores_of_gelu_are_not_off():
-    """Of large scores those below zero are cut off, of small ones nothing is."""
+    """Large scores below zero are cut off, small ones are not."""
     shares = []
     for weight in (1e-3, 1e3):
         (layer,) = activation_sparsity(with_keys(weight, 0.0, "GELU"), image(1, 3, 32, 32))
@@ -84,7 +84,7 @@ def test_token_mixers_and_layers_without_anything_to_measure():
         token_mixers=["pooling", "sepconv", "identity", dict(type="attention", head_dim=8)],
     )
     layers = activation_sparsity(backbone, image(1, 3, 64, 64), ("token", "channel"))
-    assert [(x.site.layer, x.site.half, x.site.mixer_name) for x in layers] == [
+    assert [(x.site.layer, x.site.branch, x.site.mixer_name) for x in layers] == [
         (0, "token", "Pooling"), (0, "channel", "Mlp"), (1, "token", "SepConv"),
         (1, "channel", None), (2, "token", "Identity"), (2, "channel", "Mlp"),
         (3, "token", "Attention"), (3, "channel", "Mlp"),

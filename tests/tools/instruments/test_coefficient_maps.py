@@ -14,7 +14,7 @@ ARCH = dict(depths=[2, 1, 1, 1], dims=[8, 8, 8, 8], norm_cfg=None, stem=PATCHES)
 
 def planted(act_cfg: dict | str = "ReLU") -> MetaFormer:
     """Channel 0 of stage 0 is the mean of a patch of 4x4 pixels. Key 5 of the MLP of block 0.1
-    answers where that is above 1/2; key 9 answers weakly, everywhere; the others never do."""
+    is active where that is above 1/2; key 9 is weakly active everywhere; the others never are."""
     backbone = MetaFormer(
         ARCH,
         token_mixers=["identity", "pooling", "identity", "identity"],
@@ -47,9 +47,9 @@ def picture() -> torch.Tensor:
 
 @pytest.mark.parametrize("by", ["mean", "max"])
 def test_a_planted_key(by):
-    (answers,) = coefficient_maps(planted(), picture()[None], halves=("channel",), top=3, by=by)
-    assert [(item.site.stage, item.site.block) for item in answers] == [(0, 1), (1, 0)]
-    found = answers[0]
+    (mixers,) = coefficient_maps(planted(), picture()[None], branches=("channel",), top=3, by=by)
+    assert [(item.site.stage, item.site.block) for item in mixers] == [(0, 1), (1, 0)]
+    found = mixers[0]
     assert found.why_not is None and found.num_keys == 32 and found.maps.shape == (3, 8, 16)
     strong, weak, off = found.keys
     assert (strong.index, strong.name, strong.position) == (5, "key 5", (3, 5))
@@ -69,15 +69,15 @@ def test_rankings_differ():
         backbone.stages[0][1].mlp.fc1.bias[9] = 0.1
     order = {}
     for by in ("mean", "max"):
-        ((answers, _),) = coefficient_maps(backbone, [picture()], halves=("channel",), by=by)
-        order[by] = [key.index for key in answers.keys[:2]]
+        ((found, _),) = coefficient_maps(backbone, [picture()], branches=("channel",), by=by)
+        order[by] = [key.index for key in found.keys[:2]]
     assert order == dict(mean=[9, 5], max=[5, 9])
 
 
-def test_a_bias_of_the_activation_is_no_answer():
+def test_a_bias_of_the_activation_is_no_activity():
     """StarReLU with a bias of 1: what is switched off has the coefficient 1."""
-    ((answers, _),) = coefficient_maps(planted("StarReLU"), [picture()], halves=("channel",), top=3)
-    strong, weak, off = answers.keys
+    ((found, _),) = coefficient_maps(planted("StarReLU"), [picture()], branches=("channel",), top=3)
+    strong, weak, off = found.keys
     assert (strong.index, strong.position) == (5, (3, 5))
     assert strong.max_activity == pytest.approx(2.5**2)
     assert strong.max == pytest.approx(2.5**2 + 1)
@@ -85,22 +85,22 @@ def test_a_bias_of_the_activation_is_no_answer():
 
 
 def test_mixers_without_coefficients_say_so():
-    (answers,) = coefficient_maps(planted(), [picture()], halves=("token",))
-    assert [item.why_not for item in answers] == [
+    (found,) = coefficient_maps(planted(), [picture()], branches=("token",))
+    assert [item.why_not for item in found] == [
         "Identity is not a MetaMixer: it has no keys and no coefficients",
         "Pooling is not a MetaMixer: it has no keys and no coefficients",
     ]
-    assert all(item.keys == [] and item.maps is None for item in answers)
+    assert all(item.keys == [] and item.maps is None for item in found)
 
 
 def test_chosen_blocks_and_one_list_for_each_image():
     images = torch.stack([picture(), torch.zeros(3, 32, 64)])
     found = coefficient_maps(planted(), images, blocks=[(0, -2), (0, 1)], top=1)
-    places = [(i.site.stage, i.site.block, i.site.half) for i in found[0]]
+    places = [(i.site.stage, i.site.block, i.site.branch) for i in found[0]]
     assert places == [
         (0, 0, "token"), (0, 0, "channel"), (0, 1, "token"), (0, 1, "channel"),
     ]  # fmt: skip
-    assert [answers[-1].keys[0].index for answers in found] == [5, 9]
+    assert [mixers[-1].keys[0].index for mixers in found] == [5, 9]
 
 
 def test_keys_of_attention(randomize):
@@ -108,15 +108,15 @@ def test_keys_of_attention(randomize):
     attention = dict(type="attention", head_dim=4)
     backbone = randomize(MetaFormer(ARCH, token_mixers=attention, out_indices=(0,)))
     image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    ((answers, _),) = coefficient_maps(backbone, [image], blocks=[(0, 0)], top=2)
-    assert answers.num_keys == 2 * 64
-    key = answers.keys[0]
+    ((found, _),) = coefficient_maps(backbone, [image], blocks=[(0, 0)], top=2)
+    assert found.num_keys == 2 * 64
+    key = found.keys[0]
     head, position = divmod(key.index, 64)
     assert key.name == f"head {head}, key {position}"
     x = backbone.downsample_layers[0](image[None])
     mixer = backbone.stages[0][0].token_mixer
     coefficients = mixer.coefficients(x)[0, head, :, position]
-    torch.testing.assert_close(answers.maps[0].flatten(), coefficients)
+    torch.testing.assert_close(found.maps[0].flatten(), coefficients)
     assert key.mean == pytest.approx(mixer.coefficients(x)[0].mean(1).max().item())
 
 

@@ -47,7 +47,7 @@ def test_a_single_pixel_at_the_centre(size):
 
 
 def test_even_contributions():
-    """Of 101x101 pixels, the smallest odd square with that share of the area."""
+    """The smallest odd square with that share of the area, in 101x101 pixels."""
     areas = contribution_areas(torch.full((101, 101), 0.1), (*SHARES, 1.0))
     assert [area.share for area in areas] == [0.2, 0.3, 0.5, 0.99, 1.0]
     # 45² = 2025 and 47² = 2209 lie around 0.2 * 101² = 2040.2, and so on

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from instruments.images import Preprocessing
-from instruments.models import ModelSpec, load_subject, model_spec
+from instruments.models import ModelSpec, load_model, model_spec
 from mmmetaformer import FFNet, create_backbone, switch_to_deploy
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import WeightsError
@@ -64,14 +64,14 @@ def test_texts_that_are_no_specs(text):
 
 
 def test_random_weights_are_said_to_be_and_depend_on_the_seed():
-    subjects = [load_subject(model_spec("poolformer_s12"), seed) for seed in (0, 0, 1)]
-    first, same, other = (subject.backbone.stages[0][0].mlp.fc1.weight for subject in subjects)
+    models = [load_model(model_spec("poolformer_s12"), seed) for seed in (0, 0, 1)]
+    first, same, other = (model.backbone.stages[0][0].mlp.fc1.weight for model in models)
     assert torch.equal(first, same) and not torch.equal(first, other)
-    described = subjects[2].describe()
+    described = models[2].describe()
     assert (described["weights"], described["seed"]) == (None, 1)
     assert described["randomly_initialised"] == "all"
-    assert "RANDOM weights (seed 1)" in str(subjects[2])
-    backbone = subjects[0].backbone
+    assert "RANDOM weights (seed 1)" in str(models[2])
+    backbone = models[0].backbone
     assert not backbone.training
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
@@ -81,12 +81,12 @@ def test_a_checkpoint_of_a_classifier(tmp_path):
     source = create_backbone("poolformer_s12")
     weights = {k: v for k, v in source.state_dict().items() if not k.startswith("norm")}
     torch.save(weights, tmp_path / "w.pth")
-    subject = load_subject(model_spec(f"poolformer_s12@{tmp_path}/w.pth"))
-    torch.testing.assert_close(subject.backbone.state_dict()["stages.3.1.mlp.fc2.weight"],
+    model = load_model(model_spec(f"poolformer_s12@{tmp_path}/w.pth"))
+    torch.testing.assert_close(model.backbone.state_dict()["stages.3.1.mlp.fc2.weight"],
                                weights["stages.3.1.mlp.fc2.weight"])  # fmt: skip
-    assert subject.describe()["weights"] == f"{tmp_path}/w.pth"
-    assert subject.new == [f"norm{i}.{part}" for i in range(4) for part in ("weight", "bias")]
-    assert "RANDOM, not in the file: norm0.weight" in str(subject)
+    assert model.describe()["weights"] == f"{tmp_path}/w.pth"
+    assert model.new == [f"norm{i}.{part}" for i in range(4) for part in ("weight", "bias")]
+    assert "RANDOM, not in the file: norm0.weight" in str(model)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -96,24 +96,24 @@ def test_a_config_with_a_checkpoint_of_the_whole_detector(fused, config, tmp_pat
     expected = source(image)
     checkpoint = detector_checkpoint(switch_to_deploy(source) if fused else source, tmp_path / "w")
     path = config(init_cfg=dict(type="Pretrained", checkpoint="/not/there.pth"))
-    subject = load_subject(model_spec(f"{path}@{checkpoint}"))
-    assert (subject.fused, subject.new, subject.weights) == (fused, [], checkpoint)
-    assert subject.backbone.out_indices == (1, 3)
-    torch.testing.assert_close(subject.backbone(image), expected, rtol=1e-4, atol=1e-4)
-    assert subject.preprocessing == Preprocessing((1, 2, 3), (4, 5, 6), "RGB")
+    model = load_model(model_spec(f"{path}@{checkpoint}"))
+    assert (model.fused, model.new, model.weights) == (fused, [], checkpoint)
+    assert model.backbone.out_indices == (1, 3)
+    torch.testing.assert_close(model.backbone(image), expected, rtol=1e-4, atol=1e-4)
+    assert model.preprocessing == Preprocessing((1, 2, 3), (4, 5, 6), "RGB")
 
 
 def test_what_a_config_says_itself(config, tmp_path, randomize):
-    random = load_subject(model_spec(config(rgb=False)))
+    random = load_model(model_spec(config(rgb=False)))
     assert random.weights is None and random.preprocessing.channels == "BGR"
     source = randomize(FFNet(ARCH, out_indices=(1, 3)))
     torch.save(source.state_dict(), tmp_path / "own.pth")
     init_cfg = dict(type="Pretrained", checkpoint=f"{tmp_path}/own.pth")
-    subject = load_subject(model_spec(config(init_cfg=init_cfg)))
-    assert subject.weights == f"{tmp_path}/own.pth"
-    torch.testing.assert_close(dict(subject.backbone.state_dict()), dict(source.state_dict()))
+    model = load_model(model_spec(config(init_cfg=init_cfg)))
+    assert model.weights == f"{tmp_path}/own.pth"
+    torch.testing.assert_close(dict(model.backbone.state_dict()), dict(source.state_dict()))
     given = Preprocessing((0, 0, 0), (1, 1, 1))
-    assert load_subject(model_spec(config()), preprocessing=given).preprocessing == given
+    assert load_model(model_spec(config()), preprocessing=given).preprocessing == given
 
 
 def test_weights_of_the_catalogue_in_a_config(tmp_path, monkeypatch):
@@ -128,9 +128,9 @@ def test_weights_of_the_catalogue_in_a_config(tmp_path, monkeypatch):
         "mmmetaformer.weights.loading.read_checkpoint",
         lambda address: asked.append(address) or source.state_dict(),
     )
-    subject = load_subject(model_spec(f"{tmp_path}/config.py"))
-    assert len(asked) == 1 and asked[0] == subject.weights
-    assert subject.weights.startswith("https://") and "poolformer_s12" in subject.weights
+    model = load_model(model_spec(f"{tmp_path}/config.py"))
+    assert len(asked) == 1 and asked[0] == model.weights
+    assert model.weights.startswith("https://") and "poolformer_s12" in model.weights
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_another_network(fused, config, tmp_path):
     other = FFNet(dict(ARCH, dims=[4, 8, 16, 32])).eval()
     checkpoint = detector_checkpoint(switch_to_deploy(other) if fused else other, tmp_path / "w")
     with pytest.raises(WeightsError, match="do not fit this FFNet"):
-        load_subject(model_spec(f"{config()}@{checkpoint}"))
+        load_model(model_spec(f"{config()}@{checkpoint}"))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_another_network(fused, config, tmp_path):
 )
 def test_unknown_networks(text, message):
     with pytest.raises(UserError, match=message):
-        load_subject(model_spec(text))
+        load_model(model_spec(text))
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_unknown_networks(text, message):
 def test_configs_without_a_backbone_of_the_package(content, message, tmp_path):
     (tmp_path / "config.py").write_text(content)
     with pytest.raises(UserError, match=message):
-        load_subject(model_spec(f"{tmp_path}/config.py"))
+        load_model(model_spec(f"{tmp_path}/config.py"))
 
 
 def test_a_missing_checkpoint():
     with pytest.raises(WeightsError, match="checkpoint 'no.pth' does not exist"):
-        load_subject(model_spec("poolformer_s12@no.pth"))
+        load_model(model_spec("poolformer_s12@no.pth"))

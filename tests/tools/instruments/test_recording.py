@@ -37,20 +37,20 @@ def test_sites_and_what_has_no_coefficients():
     arch = dict(TINY, depths=[1, 1, 1, 1], channel_mixers=["mlp", None, "convnext", "mlp"])
     backbone = MetaFormer(arch, token_mixers=mixers[:3] + [dict(type="attention", head_dim=8)])
     sites = mixer_sites(backbone)
-    assert [(site.layer, site.half, site.mixer_name) for site in sites] == [
+    assert [(site.layer, site.branch, site.mixer_name) for site in sites] == [
         (0, "token", "Pooling"), (0, "channel", "Mlp"),
         (1, "token", "Identity"), (1, "channel", None),
         (2, "token", "SepConv"), (2, "channel", "ConvNeXt"),
         (3, "token", "Attention"), (3, "channel", "Mlp"),
     ]  # fmt: skip
-    assert {site.layer: site.why_not for site in sites if site.half == "token"} == {
+    assert {site.layer: site.why_not for site in sites if site.branch == "token"} == {
         0: "Pooling is not a MetaMixer: it has no keys and no coefficients",
         1: "Identity is not a MetaMixer: it has no keys and no coefficients",
         2: None,
         3: None,
     }
     assert sites[3].why_not == "the block has no channel mixer"
-    assert [site.half for site in mixer_sites(backbone, ("channel",))] == ["channel"] * 4
+    assert [site.branch for site in mixer_sites(backbone, ("channel",))] == ["channel"] * 4
 
 
 def test_mixers_are_measured_on_their_own_inputs(randomize):
