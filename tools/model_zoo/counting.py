@@ -24,7 +24,7 @@ _HEADS = ("head", "decode_head", "rpn_head", "bbox_head")
 
 # How FLOPs are counted, in the order of the fields of Counts.
 COUNTERS = ("MACs", "MMCV")
-# Of what parameters are counted where it is not a whole model.
+# What parameters are counted of where it is not a whole model.
 PARTS = ("backbone", "random matrices")
 
 
@@ -101,8 +101,8 @@ def count_config(cfg: Config, image: tuple[int, int] | None = None, fused: bool 
 
 
 def count_part(cfg: Config, part: str) -> int:
-    """Numbers in one part of a config's model, one of ``PARTS``: those of its backbone that are
-    learned, output norms and pyramid included, or those of its frozen random matrices.
+    """Entries of one part of a config's model, one of ``PARTS``: the parameters of its backbone,
+    output norms and pyramid included, or the entries of its frozen random matrices.
 
     Raises:
         ValueError: If there is no such part.

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mmmetaformer.engine.errors import UserError
+from tool_support.results import as_table
 
 from . import metafiles, tables
 from .counting import COUNTERS, Counts, count_config, count_part
 from .recipes import compare, count_values, read_recipes, settings_of
 
 OK, EXPLAINED, MISMATCH, OPEN = "ok", "explained", "MISMATCH", "-"
+# What is checked of a row, in the order of a report's findings.
+CHECKS = ("parameters", "FLOPs", "recipe", "evaluation")
 _UNITS = {"M": 1e6, "G": 1e9}
 
 
@@ -78,6 +81,7 @@ class Report(NamedTuple):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
+        """All of them, in the order of ``CHECKS``."""
         return self.parameters, self.flops, self.recipe, self.evaluation
 
 
@@ -85,10 +89,10 @@ class Tolerance(NamedTuple):
     """The largest difference of an evaluation from the published figure that counts as none.
 
     Attributes:
-        ap: Of box and mask AP.
-        ap_column: Of AP50, AP75 and the AP of small, medium and large objects.
-        miou: Of mIoU.
-        top1: Of top-1 accuracy.
+        ap: Difference in box and mask AP.
+        ap_column: Difference in AP50, AP75 and the AP of small, medium and large objects.
+        miou: Difference in mIoU.
+        top1: Difference in top-1 accuracy.
     """
 
     ap: float = 0.3
@@ -140,7 +144,7 @@ class Reproduction:
         data_root: The folder with the data sets, as ``data`` in README.md.
         checkpoints: Folder with trained models.
         work_dir: Where evaluations write.
-        tolerance: Of evaluations.
+        tolerance: What evaluations may differ by.
     """
 
     def __init__(
@@ -375,19 +379,16 @@ def _headlines(row: PublishedRow) -> str:
 
 def table(reports: Iterable[Report]) -> str:
     """The reports as a table. What differs, and why, is for :func:`notes`."""
-    reports = list(reports)
-    head = ("row", "published", "parameters", "FLOPs", "recipe", "evaluation")
-    lines = [
-        head,
-        *((r.row.label, _headlines(r.row), *map(_short, r.findings)) for r in reports),
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    texts = [
-        "| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    texts.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(texts)
+    return as_table(
+        [
+            dict(
+                row=report.row.label,
+                published=_headlines(report.row),
+                **dict(zip(CHECKS, map(_short, report.findings), strict=True)),
+            )
+            for report in reports
+        ]
+    )
 
 
 def _short(finding: Finding) -> str:
@@ -397,31 +398,23 @@ def _short(finding: Finding) -> str:
 
 def notes(reports: Iterable[Report], status: str) -> list[str]:
     """Every finding of a status in full, once."""
-    checks = ("parameters", "FLOPs", "recipe", "evaluation")
     return list(
         dict.fromkeys(
             f"{report.row.label if check == 'evaluation' else report.row.name}, {check}: "
             f"{finding.text}"
             for report in reports
-            for check, finding in zip(checks, report.findings, strict=True)
+            for check, finding in zip(CHECKS, report.findings, strict=True)
             if finding.status == status
         )
     )
 
 
-def summary(reports: Iterable[Report]) -> str:
+def summary(reports: Sequence[Report]) -> str:
     """How many findings of each status there are, by check."""
-    reports = list(reports)
     parts = []
-    checks: tuple[tuple[str, Callable[[Report], Finding]], ...] = (
-        ("parameters", lambda report: report.parameters),
-        ("FLOPs", lambda report: report.flops),
-        ("recipe", lambda report: report.recipe),
-        ("evaluation", lambda report: report.evaluation),
-    )
     names = {OK: "ok", EXPLAINED: "explained", MISMATCH: "MISMATCHED", OPEN: "not checked"}
-    for name, of in checks:
-        statuses = [of(report).status for report in reports]
+    for index, check in enumerate(CHECKS):
+        statuses = [report.findings[index].status for report in reports]
         found = (f"{statuses.count(s)} {text}" for s, text in names.items() if s in statuses)
-        parts.append(f"{name} {', '.join(found)}")
+        parts.append(f"{check} {', '.join(found)}")
     return f"{len(reports)} rows: {'; '.join(parts)}"

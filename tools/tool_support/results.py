@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prettytable import PrettyTable, TableStyle
+
 from mmmetaformer.engine.errors import UserError
 
 
@@ -53,27 +55,15 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table in Markdown; numbers are aligned to the right."""
-    header = list(rows[0])
-    cells = [header, *([_cell(row[name]) for name in header] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [
-        all(re.fullmatch(r"-|[\d.]+%?", cell) for cell in column[1:])
-        for column in zip(*cells, strict=True)
-    ]
-
-    def line(row: Sequence[str]) -> str:
-        aligned = (
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(row, widths, right, strict=True)
-        )
-        return f"| {' | '.join(aligned)} |"
-
-    rule = "|".join(
-        "-" * (width + 1) + (":" if is_right else "-")
-        for width, is_right in zip(widths, right, strict=True)
-    )
-    return "\n".join([line(header), f"|{rule}|", *(line(row) for row in cells[1:])])
+    """A table in Markdown; columns of numbers are aligned to the right."""
+    table = PrettyTable(list(rows[0]))
+    table.set_style(TableStyle.MARKDOWN)
+    for name in table.field_names:
+        cells = [_cell(row[name]) for row in rows]
+        numbers = all(re.fullmatch(r"-|[\d.]+%?", cell) for cell in cells)
+        table.align[name] = "r" if numbers else "l"
+    table.add_rows([[_cell(value) for value in row.values()] for row in rows])
+    return table.get_string()
 
 
 def _cell(value: Any) -> str:

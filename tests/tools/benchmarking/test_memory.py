@@ -36,7 +36,7 @@ def candidate():
 
 
 def test_saved(candidate):
-    """Of the product, its value; the image and the parameter are there anyway."""
+    """The value of the product; the image and the parameter are there anyway."""
     assert saved_bytes(candidate(False)) == 12 * KIB
 
 

@@ -44,7 +44,7 @@ def test_who_has_what():
     ],
 )
 def test_the_same_maps(implementation, arch, size):
-    """Of weights that show in them."""
+    """The weights show in them."""
     ours = build_ours(arch, "plain")
     fill(ours)
     theirs = build_network(arch, implementation, ours.state_dict())

@@ -106,7 +106,7 @@ CLASSIFIERS = [
 def test_every_published_row_is_listed(root):
     rows = published_rows(root)
     assert len({row.label for row in rows}) == len(rows)
-    # Of MLP-Mixer, figures of others.
+    # Others' figures of MLP-Mixer.
     others = {"mlp-mixer-b16_64xb64_in1k", "mlp-mixer-l16_64xb64_in1k"}
     assert {row.name for row in rows} == {*DENSE, *CLASSIFIERS, *others}
     assert sum(row.result is not None for row in rows) == 36 + 82
@@ -299,7 +299,7 @@ TAMPERED = [
     ("mlp-mixer-b16_64xb64_in1k", "imagenet_mlp-mixer_64xb64", "pyramid=None",
      "pyramid='ScalePyramid'", "model.backbone.pyramid is 'ScalePyramid'"),
 ]  # fmt: skip
-# Of results with a recipe of their own.
+# Results with a recipe of their own.
 EVALUATIONS = {
     (CAFORMER, "baselines-evaluation-224"): ("imagenet_metaformer-baselines_8xb128", "scale=224"),
     ("ffnet-2_8xb128_in1k", "ffnet-evaluation-256"): ("imagenet_ffnet_8xb128", "scale=284"),
