@@ -53,13 +53,18 @@ from benchmarking.networks import (
 )
 from benchmarking.report import Growth, describe_machine, draw_growths, growths, rows
 from benchmarking.timing import wall_clock
-from mmmetaformer import list_archs
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import OldOption, find_device, positive, read_config, run_cli, side_or_size
+from tool_support.launch import (
+    OldOption,
+    check_arch,
+    check_sides,
+    find_device,
+    positive,
+    read_config,
+    run_cli,
+    side_or_size,
+)
 from tool_support.results import as_json, as_table, make_folder, not_a_file, write_files
-
-# Stride of the last maps.
-_SMALLEST_SIDE = 32
 
 
 def parse_args() -> argparse.Namespace:
@@ -162,11 +167,8 @@ def _now() -> str:
 
 def _check_sizes(args: argparse.Namespace) -> None:
     """Raise ``UserError`` for sizes that no network takes, or that no power law fits."""
-    for height, width in args.sizes:
-        if min(height, width) < _SMALLEST_SIDE:
-            raise UserError(
-                f"--sizes {height}x{width}: each side must be at least {_SMALLEST_SIDE}"
-            )
+    for size in args.sizes:
+        check_sides("--sizes", size)
     if len(set(args.sizes)) < len(args.sizes):
         raise UserError("--sizes: one is named twice")
     if args.max_exponent is not None and len({h * w for h, w in args.sizes}) < 2:
@@ -185,11 +187,8 @@ def _implementations(
     Raises:
         UserError: If there is no such network, or one of the implementations does not have it.
     """
-    if not _is_config(network) and network not in list_archs():
-        raise UserError(
-            f"unknown network {network!r}: expected one of {', '.join(list_archs())}, or the path "
-            "of a config, which ends in .py"
-        )
+    if not _is_config(network):
+        check_arch(network)
     texts = args.implementations or _usual(network)
     implementations = read_implementations(texts, args.dtype)
     for implementation in implementations:
@@ -223,7 +222,7 @@ def _model(
 ) -> BenchmarkModel:
     if cfg is None:
         return BackboneModel(network, args.batch_size, size, device, args.optimizer_step)
-    return WholeModel(Path(network).stem, cfg, args.batch_size, size, device)
+    return WholeModel(Path(network).stem, args.batch_size, size, device, cfg)
 
 
 def _show(case: Case) -> None:

@@ -71,7 +71,7 @@ def test_files(call, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["poolformer_s13"], "unknown network 'poolformer_s13': expected one of poolformer_s12, "),
+        (["poolformer_s13"], "unknown network 'poolformer_s13': expected one of mmmetaformer.l"),
         (["no.py"], "config 'no.py' does not exist"),
         (["poolformer_s12", "--implementations", "tim"], "unknown implementation 'tim', expected"),
         (["poolformer_s12", "--implementations", "timm@half"], "unknown dtype 'half', expected"),

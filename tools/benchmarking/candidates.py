@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config
@@ -166,24 +167,21 @@ class WholeCandidate(Candidate):
     Args:
         implementation: What it is.
         module: The detector, segmentor or classifier.
-        cfg: Its whole config.
-        batch_size: Images.
-        size: Their height and width.
         device: Where it runs.
+        cfg: Its whole config.
+        batch: Images and labels, see :func:`~tool_support.whole_model.generated_batch`.
     """
 
     def __init__(
         self,
         implementation: Implementation,
         module: nn.Module,
-        cfg: Config,
-        batch_size: int,
-        size: tuple[int, int],
         device: torch.device,
+        cfg: Config,
+        batch: dict,
     ) -> None:
         super().__init__(implementation, module, device)
-        torch.manual_seed(0)
-        self._batch = generated_batch(cfg, batch_size, size)
+        self._batch = batch
         self.optimiser = build_optim_wrapper(self.module, cfg.optim_wrapper).optimizer
         if implementation.compiled:
             compile_backbones(self.module, backend=BACKEND, dynamic=False)
@@ -218,6 +216,7 @@ def _noise_like(output: Tensor, seed: int) -> Tensor:
     return torch.empty_like(output, requires_grad=False).copy_(noise)
 
 
+@dataclass
 class BenchmarkModel(ABC):
     """A network or whole model at one size, which each implementation becomes a candidate of.
 
@@ -228,13 +227,10 @@ class BenchmarkModel(ABC):
         device: Where it runs.
     """
 
-    def __init__(
-        self, name: str, batch_size: int, size: tuple[int, int], device: torch.device
-    ) -> None:
-        self.name = name
-        self.batch_size = batch_size
-        self.size = size
-        self.device = device
+    name: str
+    batch_size: int
+    size: tuple[int, int]
+    device: torch.device
 
     @abstractmethod
     def build(self, implementation: Implementation) -> Candidate:
@@ -245,64 +241,43 @@ class BenchmarkModel(ABC):
         """
 
 
+@dataclass
 class BackboneModel(BenchmarkModel):
-    """A network by name, without norms on its maps.
+    """A backbone, its name one of ``list_archs()``, without norms on its maps.
 
-    Args:
-        arch: One of ``list_archs()``.
-        batch_size: Images.
-        size: Their height and width, in pixels.
-        device: Where it runs.
+    Attributes:
         optimiser_step: Whether a training step ends with one of AdamW.
     """
 
-    def __init__(
-        self,
-        arch: str,
-        batch_size: int,
-        size: tuple[int, int],
-        device: torch.device,
-        optimiser_step: bool,
-    ) -> None:
-        super().__init__(arch, batch_size, size, device)
-        self.optimiser_step = optimiser_step
-        self.plain = build_ours(arch, "plain")
+    optimiser_step: bool
+
+    def __post_init__(self) -> None:
+        self.plain = build_ours(self.name, "plain")
         fill(self.plain)
         generator = torch.Generator().manual_seed(0)
-        self._images = torch.randn(batch_size, 3, *size, generator=generator).to(device)
+        images = torch.randn(self.batch_size, 3, *self.size, generator=generator)
+        self._images = images.to(self.device)
 
     def build(self, implementation: Implementation) -> BackboneCandidate:
         module = build_network(self.name, implementation.name, self.plain.state_dict())
         return BackboneCandidate(implementation, module, self._images, self.optimiser_step)
 
 
+@dataclass
 class WholeModel(BenchmarkModel):
     """The model of a config, whose backbone is what is implemented.
 
-    Args:
-        name: What to call it.
+    Attributes:
         cfg: The whole config.
-        batch_size: Images.
-        size: Their height and width, in pixels.
-        device: Where it runs.
     """
 
-    def __init__(
-        self,
-        name: str,
-        cfg: Config,
-        batch_size: int,
-        size: tuple[int, int],
-        device: torch.device,
-    ) -> None:
-        super().__init__(name, batch_size, size, device)
-        self._cfg = cfg
-        self._weights: Mapping[str, Tensor] | None = None
+    cfg: Config
+    _weights: Mapping[str, Tensor] | None = None
 
     def build(self, implementation: Implementation) -> WholeCandidate:
         name = implementation.name
         require_ours(name, self.name)
-        cfg = deepcopy(self._cfg)
+        cfg = deepcopy(self.cfg)
         cfg.model.backbone.fused = OURS[name]
         module = build_whole_model(cfg, self.size)
         if not isinstance(module.backbone, Backbone):
@@ -317,7 +292,9 @@ class WholeModel(BenchmarkModel):
             self._weights = deepcopy(module.state_dict())  # steps change the module's own
         module.load_state_dict(self._weights)
         module = fold(module.eval(), name)
-        return WholeCandidate(implementation, module, cfg, self.batch_size, self.size, self.device)
+        torch.manual_seed(0)
+        batch = generated_batch(cfg, self.batch_size, self.size)
+        return WholeCandidate(implementation, module, self.device, cfg, batch)
 
 
 @contextmanager

@@ -14,14 +14,11 @@ import torch
 from torch import Tensor
 
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import find_device, image_size, positive
+from tool_support.launch import check_sides, find_device, image_size, positive
 from tool_support.results import as_json, make_folder, not_a_file, write_files
 
 from .images import Picture, Preprocessing, find_images, read_picture
 from .models import LoadedModel, load_model, model_spec
-
-# The largest stride of a backbone.
-_SMALLEST_SIDE = 32
 
 
 def add_arguments(
@@ -127,9 +124,7 @@ def start(args: argparse.Namespace) -> Session:
     twice = [label for label, count in labels.items() if count > 1]
     if twice:
         raise UserError(f"two networks are called {twice[0]!r}: name them, LABEL=NETWORK")
-    if min(args.size) < _SMALLEST_SIDE:
-        height, width = args.size
-        raise UserError(f"--size {height}x{width}: each side must be at least {_SMALLEST_SIDE}")
+    check_sides("--size", args.size)
     device = find_device(args.device)
     preprocessing = _preprocessing(args.mean, args.std)
     out = not_a_file(args.out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.config import ConfigDict
 
-from mmmetaformer.backbones.arch import list_archs
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.engine.errors import UserError
@@ -20,7 +18,7 @@ from mmmetaformer.layers import switch_to_deploy
 from mmmetaformer.registry import MODELS, find_part
 from mmmetaformer.weights import WeightsError, is_pretrained, load_pretrained
 from mmmetaformer.weights.loading import LoadReport
-from tool_support.launch import read_config, walk
+from tool_support.launch import check_arch, read_config, walk
 
 from .images import Preprocessing
 
@@ -134,7 +132,8 @@ def load_model(
     if spec.network.endswith(".py"):
         backbone, configured, pretrained = _from_config(spec.network)
     else:
-        backbone, configured, pretrained = _from_arch(spec.network), Preprocessing(), None
+        check_arch(spec.network)
+        backbone, configured, pretrained = build_backbone(spec.network), Preprocessing(), None
     if spec.checkpoint is not None:
         pretrained = dict(checkpoint=spec.checkpoint)
     backbone.init_weights()
@@ -145,18 +144,6 @@ def load_model(
     # Gradients are taken with respect to images only.
     backbone.requires_grad_(False).eval().to(device)
     return model
-
-
-def _from_arch(name: str) -> Backbone:
-    known = list_archs()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        raise UserError(
-            f"unknown network {name!r}: expected one of mmmetaformer.list_archs()"
-            + (f", such as {', '.join(near)}," if near else "")
-            + " or the path of a config, which ends in .py"
-        )
-    return build_backbone(name)
 
 
 def _from_config(path: str) -> tuple[Backbone, Preprocessing, dict | None]:

@@ -1,4 +1,4 @@
-"""Reading configs and starting processes, shared by ``tools/train.py`` and ``tools/test.py``."""
+"""Reading command lines and configs, and starting processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
+from mmmetaformer.backbones.arch import list_archs
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import WeightsError
+
+_LARGEST_STRIDE = 32
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -122,8 +125,27 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def check_sides(option: str, size: tuple[int, int]) -> None:
+    """Raise ``UserError`` for images that are smaller than the stride of the last maps."""
+    if min(size) < _LARGEST_STRIDE:
+        sides = "{}x{}".format(*size)
+        raise UserError(f"{option} {sides}: each side must be at least {_LARGEST_STRIDE}")
+
+
+def check_arch(name: str) -> None:
+    """Raise ``UserError`` unless a network has that name, where configs are taken, too."""
+    known = list_archs()
+    if name not in known:
+        near = difflib.get_close_matches(name, known)
+        raise UserError(
+            f"unknown network {name!r}: expected one of mmmetaformer.list_archs()"
+            + (f", such as {', '.join(near)}," if near else "")
+            + " or the path of a config, which ends in .py"
+        )
+
+
 def add_compile_argument(parser: argparse.ArgumentParser) -> None:
-    """``--compile``, of which :func:`compile_backbone_of` takes note."""
+    """Add ``--compile``, for :func:`compile_backbone_of`."""
     parser.add_argument(
         "--compile",
         action="store_true",

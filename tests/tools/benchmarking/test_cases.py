@@ -112,7 +112,7 @@ def test_whole_model(root):
     cfg = Config.fromfile(root / "configs/shapes/mask-rcnn_poolformer-s12_fpn_shapes.py")
     cfg.model.backbone.arch = dict(depths=[1, 1, 1, 1], dims=[8, 16, 24, 32])
     cfg.model.neck.in_channels = [8, 16, 24, 32]
-    model = WholeModel("mask-rcnn", cfg, 2, (64, 96), CPU)
+    model = WholeModel("mask-rcnn", 2, (64, 96), CPU, cfg)
     inference, training = cases_of(model, "plain", "fused")
     assert inference.measured[1].difference["rms"] < 1e-5
     assert training.measured[1].difference is None
