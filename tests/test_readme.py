@@ -100,6 +100,25 @@ def test_metamixers_of_the_readme(root):
     }
 
 
+def test_instruments_in_python(root):
+    """As the page of their folder shows."""
+    page = (root / "tools/instruments/README.md").read_text()
+    (block,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    found = values(block)
+    assert [field.shape for field in found["fields"].values()] == 4 * [(64, 64)]
+    depth = len(list(found["backbone"].numbered_blocks()))
+    assert len(found["sparsity"]) == depth
+    assert [len(mixers) for mixers in found["keys"]] == [8, 8]
+    assert all(len(mixer.keys) == 4 for mixers in found["keys"] for mixer in mixers)
+
+
+def test_every_folder_of_tools_has_a_page_that_the_readme_leads_to(root):
+    readme = (root / "README.md").read_text()
+    for folder in (path.parent for path in (root / "tools").glob("*/__init__.py")):
+        page = folder / "README.md"
+        assert page.is_file() and str(page.relative_to(root)) in readme
+
+
 def test_layer_decay_of_the_readme(root):
     """lr * decay_rate ** (n + 1 - i), of which PoolFormer-S12 has n = 6 layers."""
     (block,) = code_blocks(root, "Layer-wise learning-rate decay")

@@ -24,8 +24,8 @@ _COUNTS = (
     "Cityscapes."
 )
 _CLASSIFIER_COUNTS = (
-    "Of whole classifiers, on one test crop: 384x384 for configs that are named so, 256x256 for\n"
-    "FFNet's others, 224x224 for the rest. `-384px` configs only evaluate."
+    "Figures are those of whole classifiers on one test crop: 384x384 for configs that are named\n"
+    "so, 256x256 for FFNet's others, 224x224 for the rest. `-384px` configs only evaluate."
 )
 
 
