@@ -3,4 +3,4 @@
 from ._moved import forward
 
 module = forward(__name__, "instruments")
-module.Answers = module.KeyActivations  # its name at the old place
+vars(module)["Answers"] = module.KeyActivations  # its name at the old place

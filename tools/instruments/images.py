@@ -57,7 +57,7 @@ def find_images(sources: Sequence[str], at_most: int) -> tuple[list[Path], int]:
 
     Args:
         sources: Image files, and folders whose images are taken in the order of their names;
-            folders inside of them are not searched.
+            folders inside them are not searched.
         at_most: How many.
 
     Raises:
@@ -71,7 +71,7 @@ def find_images(sources: Sequence[str], at_most: int) -> tuple[list[Path], int]:
             if not inside:
                 raise UserError(
                     f"no images in the folder {source!r}: looked for *{', *'.join(SUFFIXES)}, and "
-                    "not in the folders inside of it"
+                    "not in the folders inside it"
                 )
             paths += inside
         elif path.is_file():

@@ -71,7 +71,7 @@ def mixer_sites(backbone: Backbone, branches: Sequence[str] = BRANCHES) -> list[
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside of the block; behind it, each module has its own mode back."""
+    """Eval mode inside the block; behind it, each module has its own mode back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

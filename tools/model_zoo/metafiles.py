@@ -159,7 +159,7 @@ def dump_index(paths: list[str]) -> str:
 
 
 def configs(root: Path, family: str) -> list[str]:
-    """The configs of a family, by their paths inside of the repository, in the order of tables."""
+    """The configs of a family, by their paths inside the repository, in the order of tables."""
     own = (root / "configs" / family).glob("*.py")
     of_classifiers = (path for path in classifiers(root) if family_of(path.stem) == family)
     found = (str(path.relative_to(root)) for path in (*own, *of_classifiers))

@@ -33,7 +33,7 @@ class Row(NamedTuple):
     """Figures of one config from one place, box and mask AP together.
 
     Attributes:
-        config: Its path inside of the repository.
+        config: Its path inside the repository.
         name: Its name.
         metrics: The figures by what metafiles call them.
         published: Where they are from; None if they were measured here.

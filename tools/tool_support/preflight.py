@@ -110,7 +110,7 @@ def _require(path: str | Path, what: str) -> None:
 
 
 def _leaf_datasets(dataset: Any) -> Iterator[dict]:
-    """The data sets inside of wrappers such as RepeatDataset and ConcatDataset."""
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
     if isinstance(dataset, list | tuple):
         for part in dataset:
             yield from _leaf_datasets(part)
