@@ -43,11 +43,7 @@ def main() -> None:
         table = [
             dict(
                 model=model.label,
-                layer=layer.site.layer,
-                stage=layer.site.stage,
-                block=layer.site.block,
-                branch=layer.site.branch,
-                mixer=layer.site.mixer_name,
+                **layer.site.describe(),
                 not_positive=layer.not_positive,
                 inactive=layer.inactive,
             )

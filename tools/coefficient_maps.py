@@ -8,6 +8,7 @@ positions as JSON. Mixers without keys, such as pooling, are named as such.
 
 import argparse
 import re
+from dataclasses import asdict
 
 from instruments.coefficient_maps import (
     RANKINGS,
@@ -34,39 +35,19 @@ def block(text: str) -> tuple[int, int]:
 
 def describe(found: KeyActivations, size: tuple[int, int]) -> dict:
     """One mixer for the JSON file, positions on the map and as pixels of the resized image."""
-    site = found.site
-    place = dict(
-        stage=site.stage,
-        block=site.block,
-        layer=site.layer,
-        branch=site.branch,
-        mixer=site.mixer_name,
-        has_coefficients=found.why_not is None,
-    )
+    place = dict(found.site.describe(), has_coefficients=found.why_not is None)
     if found.why_not is not None:
         return dict(place, why_not=found.why_not)
     map_size = tuple(found.maps.shape[1:])
-    return dict(
-        place,
-        map_size=list(map_size),
-        num_keys=found.num_keys,
-        keys=[
-            dict(
-                key=key.index,
-                name=key.name,
-                mean=key.mean,
-                max=key.max,
-                mean_activity=key.mean_activity,
-                max_activity=key.max_activity,
-                position=list(key.position),
-                pixel=[
-                    int((at + 0.5) * side / sides)
-                    for at, side, sides in zip(key.position, size, map_size, strict=True)
-                ],
-            )
-            for key in found.keys
-        ],
-    )
+    keys = []
+    for key in found.keys:
+        fields = asdict(key)
+        pixel = [
+            int((at + 0.5) * side / sides)
+            for at, side, sides in zip(key.position, size, map_size, strict=True)
+        ]
+        keys.append(dict(key=fields.pop("index"), **fields, pixel=pixel))
+    return dict(place, map_size=map_size, num_keys=found.num_keys, keys=keys)
 
 
 def main() -> None:

@@ -55,6 +55,16 @@ class MixerSite:
             return f"{self.mixer_name} is not a MetaMixer: it has no keys and no coefficients"
         return None
 
+    def describe(self) -> dict[str, int | str | None]:
+        """What files say of it."""
+        return dict(
+            layer=self.layer,
+            stage=self.stage,
+            block=self.block,
+            branch=self.branch,
+            mixer=self.mixer_name,
+        )
+
     def __str__(self) -> str:
         return f"{self.branch} mixer of block {self.stage}.{self.block}"
 

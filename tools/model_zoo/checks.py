@@ -97,7 +97,7 @@ def expected_texts(root: Path, files: list[Metafile]) -> dict[Path, str]:
     readme = root / "README.md"
     texts = {file.path: metafiles.dump(file.content) for file in files}
     texts |= {file.path.with_name("README.md"): tables.family_page(file) for file in files}
-    texts[root / metafiles.INDEX] = metafiles.index(root)
+    texts[root / metafiles.INDEX] = metafiles.index()
     texts[readme] = tables.insert(readme.read_text(), tables.summary(files))
     return texts
 

@@ -97,7 +97,11 @@ def count_config(cfg: Config, image: tuple[int, int] | None = None, fused: bool 
         The parameters of the whole model, and the operations of :func:`parts_of` it.
     """
     model = build_on_meta(cfg)
-    return _count(model, DensePath(model), image or image_of(cfg), fused)
+    if fused:
+        switch_to_deploy(model)
+    path, image = DensePath(model), image or image_of(cfg)
+    macs = count_macs(path, *image)
+    return Counts(count_parameters(model), macs, macs + count_minor_operations(path, *image))
 
 
 def count_part(cfg: Config, part: str) -> int:
@@ -114,10 +118,3 @@ def count_part(cfg: Config, part: str) -> int:
         return count_parameters(backbone)
     buffers = backbone.named_buffers()
     return sum(value.numel() for name, value in buffers if name.endswith("random_matrix"))
-
-
-def _count(model: nn.Module, path: nn.Module, image: tuple[int, int], fused: bool) -> Counts:
-    if fused:
-        switch_to_deploy(model)
-    macs = count_macs(path, *image)
-    return Counts(count_parameters(model), macs, macs + count_minor_operations(path, *image))

@@ -118,13 +118,12 @@ def read(root: Path) -> list[Metafile]:
     """The metafiles of all families.
 
     Raises:
-        UserError: If one is not there or cannot be read.
+        UserError: If one is not there, cannot be read or has two entries of one name.
     """
-    return [read_one(root / "configs" / family / FILE) for family in families()]
+    return [_read(root / "configs" / family / FILE) for family in families()]
 
 
-def read_one(path: Path) -> Metafile:
-    """One metafile; see :func:`read`."""
+def _read(path: Path) -> Metafile:
     content = read_yaml(path)
     try:
         names = [model["Name"] for model in content["Models"]]
@@ -149,12 +148,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def index(root: Path) -> str:
+def index() -> str:
     """The text of ``model-index.yml``."""
-    return dump_index([f"configs/{family}/{FILE}" for family in families()])
-
-
-def dump_index(paths: list[str]) -> str:
+    paths = [f"configs/{family}/{FILE}" for family in families()]
     return yaml.dump(dict(Import=paths), Dumper=_Dumper, sort_keys=False)
 
 
