@@ -32,19 +32,15 @@ def values(block: str) -> dict:
     return names
 
 
-def test_the_tools_find_modules_of_the_current_folder(tmp_path):
-    (tmp_path / "my_mixers.py").write_text("print('found')")
-    code = (
-        "from mmmetaformer.engine.launch import run_cli; run_cli(lambda: __import__('my_mixers'))"
-    )
-    # Started as a script, whose folder is not the current one.
-    script = tmp_path / "tools" / "tool.py"
-    script.parent.mkdir()
-    script.write_text(code)
+def test_the_tools_find_modules_of_the_current_folder(root, tmp_path):
+    (tmp_path / "my_mixers.py").write_text("from torch import nn\nclass Mine(nn.Identity): ...\n")
+    command = [sys.executable, "-W", "ignore", root / "tools/complexity.py", "poolformer_s12"]
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.stdout.strip() == "found", result.stderr
+        [*command, "--token-mixers", "my_mixers.Mine"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "| poolformer_s12 " in result.stdout
 
 
 def test_the_mixer_of_the_readme_under_mask_rcnn(root, tmp_path):
@@ -102,6 +98,25 @@ def test_metamixers_of_the_readme(root):
     assert {name: value.shape for name, value in ours.items()} == {
         name: value.shape for name, value in published.items()
     }
+
+
+def test_instruments_in_python(root):
+    """As the page of their folder shows."""
+    page = (root / "tools/instruments/README.md").read_text()
+    (block,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    found = values(block)
+    assert [field.shape for field in found["fields"].values()] == 4 * [(64, 64)]
+    depth = len(list(found["backbone"].numbered_blocks()))
+    assert len(found["sparsity"]) == depth
+    assert [len(mixers) for mixers in found["keys"]] == [8, 8]
+    assert all(len(mixer.keys) == 4 for mixers in found["keys"] for mixer in mixers)
+
+
+def test_every_folder_of_tools_has_a_page_that_the_readme_leads_to(root):
+    readme = (root / "README.md").read_text()
+    for folder in (path.parent for path in (root / "tools").glob("*/__init__.py")):
+        page = folder / "README.md"
+        assert page.is_file() and str(page.relative_to(root)) in readme
 
 
 def test_layer_decay_of_the_readme(root):

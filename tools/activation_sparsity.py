@@ -8,12 +8,12 @@ numbers as CSV, and both with all settings as JSON.
 
 import argparse
 
+from instruments.activation_sparsity import THRESHOLD, activation_sparsity
+from instruments.command_line import add_arguments, explaining, start
+from instruments.pictures import draw_sparsity
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
-from mmmetaformer.engine.results import as_csv, as_json, as_table, write_files
-from mmmetaformer.instruments.activation_sparsity import THRESHOLD, activation_sparsity
-from mmmetaformer.instruments.command_line import add_arguments, explaining, start
-from mmmetaformer.instruments.pictures import draw_sparsity
+from tool_support.launch import run_cli
+from tool_support.results import as_csv, as_table
 
 NAME = "activation_sparsity"
 
@@ -33,31 +33,27 @@ def main() -> None:
         raise UserError(f"--threshold {args.threshold}: expected a number from 0 to below 1")
     session = start(args)
 
-    halves = ("token", "channel") if args.token_mixers else ("channel",)
+    branches = ("token", "channel") if args.token_mixers else ("channel",)
     models, rows, described = {}, [], []
-    for subject in session.subjects:
-        with explaining(subject):
+    for model in session.models:
+        with explaining(model):
             layers = activation_sparsity(
-                subject.backbone, session.images(subject), halves, args.threshold
+                model.backbone, session.images(model), branches, args.threshold
             )
         table = [
             dict(
-                model=subject.spec.label,
-                layer=layer.site.layer,
-                stage=layer.site.stage,
-                block=layer.site.block,
-                half=layer.site.half,
-                mixer=layer.site.mixer_name,
+                model=model.label,
+                **layer.site.describe(),
                 not_positive=layer.not_positive,
                 inactive=layer.inactive,
             )
             for layer in layers
         ]
-        models[subject.spec.label] = layers
+        models[model.label] = layers
         rows += table
         described.append(
             dict(
-                subject.describe(),
+                model.describe(),
                 layers=[
                     dict(row, why_not=layer.why_not)
                     for row, layer in zip(table, layers, strict=True)
@@ -66,16 +62,9 @@ def main() -> None:
         )
 
     print(as_table(rows))
-    picture = draw_sparsity(models, halves, args.threshold)
-    report = dict(session.describe(instrument=NAME, threshold=args.threshold), models=described)
-    write_files(
-        session.out,
-        [
-            (f"{NAME}.png", picture),
-            (f"{NAME}.csv", as_csv(rows)),
-            (f"{NAME}.json", as_json(report)),
-        ],
-    )
+    picture = draw_sparsity(models, branches, args.threshold)
+    files = {f"{NAME}.png": picture, f"{NAME}.csv": as_csv(rows)}
+    session.write(NAME, described, files, threshold=args.threshold)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ import argparse
 
 import torch
 
-from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
-from mmmetaformer.engine.results import as_csv, as_json, as_table, write_files
-from mmmetaformer.instruments.command_line import add_arguments, explaining, start
-from mmmetaformer.instruments.effective_receptive_field import (
+from instruments.command_line import add_arguments, explaining, start
+from instruments.effective_receptive_field import (
     SHARES,
     contribution_areas,
     effective_receptive_fields,
     measured_pixels,
 )
-from mmmetaformer.instruments.pictures import draw_receptive_fields
+from instruments.pictures import draw_receptive_fields
+from mmmetaformer.engine.errors import UserError
+from tool_support.launch import run_cli
+from tool_support.results import as_csv, as_table
 
 NAME = "effective_receptive_field"
 
@@ -39,20 +39,20 @@ def main() -> None:
     if not all(0 < share <= 1 for share in args.shares):
         raise UserError(f"--shares {' '.join(map(str, args.shares))}: each must be in (0, 1]")
     session = start(args)
-    for subject in session.subjects:
-        absent = set(args.stages or ()) - set(subject.backbone.out_indices)
+    for model in session.models:
+        absent = set(args.stages or ()) - set(model.backbone.out_indices)
         if absent:
             raise UserError(
-                f"--stages: {subject.spec.label} does not emit stage {min(absent)}, only "
-                f"{subject.backbone.out_indices}"
+                f"--stages: {model.label} does not emit stage {min(absent)}, only "
+                f"{model.backbone.out_indices}"
             )
 
     shares = sorted(set(args.shares))
     rows, lines, fields, strides, described = [], [], {}, {}, []
-    for subject in session.subjects:
-        label, backbone = subject.spec.label, subject.backbone
-        with explaining(subject):
-            found = effective_receptive_fields(backbone, session.images(subject), args.stages)
+    for model in session.models:
+        label, backbone = model.label, model.backbone
+        with explaining(model):
+            found = effective_receptive_fields(backbone, session.images(model), args.stages)
             centres = measured_pixels(backbone, args.size)
             areas = {
                 stage: contribution_areas(field, shares, centres[stage])
@@ -89,19 +89,12 @@ def main() -> None:
             )
             for stage in stages
         ]
-        described.append(dict(subject.describe(), areas=table))
+        described.append(dict(model.describe(), areas=table))
 
     print(as_table(lines))
     picture = draw_receptive_fields(fields, strides)
-    report = dict(session.describe(instrument=NAME, shares=shares), models=described)
-    write_files(
-        session.out,
-        [
-            (f"{NAME}.png", picture),
-            (f"{NAME}.csv", as_csv(rows)),
-            (f"{NAME}.json", as_json(report)),
-        ],
-    )
+    files = {f"{NAME}.png": picture, f"{NAME}.csv": as_csv(rows)}
+    session.write(NAME, described, files, shares=shares)
 
 
 if __name__ == "__main__":

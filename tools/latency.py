@@ -1,8 +1,8 @@
-"""Time a backbone before and after `switch_to_deploy`, turn by turn in one process.
+"""Time a backbone before and after `switch_to_deploy`, with interleaved runs in one process.
 
-A turn is a few runs behind one that warms the caches, and its time their median. Prints medians of
-the turns in milliseconds and the median of the ratios of neighbouring turns, which a machine that
-is busy with other things disturbs less than the times.
+In each round either network has a few runs behind one that warms the caches; its time is their
+median. Prints the medians over the rounds in milliseconds, and the median of the rounds' ratios,
+which a machine that is busy with other things disturbs less than the times.
 
 Example:
     python tools/latency.py ffnet_1 ffnet_3 --size 512x512
@@ -18,10 +18,10 @@ from functools import partial
 import torch
 from torch import nn
 
+from benchmarking.timing import speedups, time_interleaved, wall_clock
 from mmmetaformer import create_backbone, list_archs, switch_to_deploy
-from mmmetaformer.benchmark.turns import speedups, take_turns, wall_clock
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import image_size, run_cli
+from tool_support.launch import image_size, run_cli
 
 RUNS = 4
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("archs", nargs="+", metavar="ARCH", help="names of list_archs()")
     parser.add_argument("--size", type=image_size, default=(512, 512), help="HEIGHTxWIDTH")
     parser.add_argument("--batch-size", type=int, default=1, help="images")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of turns behind one more")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds behind one more")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     args = parser.parse_args()
     unknown = sorted(set(args.archs) - set(list_archs()))
@@ -66,10 +66,10 @@ def main() -> None:
             for name, model in (("plain", plain), ("fused", fused))
         }
         with torch.no_grad():
-            turns = take_turns(works, wall_clock(image.device), args.rounds, RUNS)
-        times = [statistics.median(turns[name]) for name in works]
-        ratio = statistics.median(speedups(turns["plain"], turns["fused"]))
-        print(f"{arch:24}{times[0]:10.1f}{times[1]:10.1f}{ratio:8.2f}", flush=True)
+            times = time_interleaved(works, wall_clock, args.rounds, RUNS)
+        before, after = (statistics.median(times[name]) for name in works)
+        ratio = statistics.median(speedups(times["plain"], times["fused"]))
+        print(f"{arch:24}{before:10.1f}{after:10.1f}{ratio:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

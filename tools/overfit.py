@@ -15,10 +15,9 @@ import json
 import time
 from pathlib import Path
 
-from demo import TOOLS, choose_device, train_and_test
-
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
+from tool_support.launch import run_cli
+from tool_support.steps import TOOLS, choose_device, train_and_test
 
 CONFIGS = TOOLS.parent / "configs" / "overfit"
 WORK_DIR = TOOLS.parent / "work_dirs" / "overfit"

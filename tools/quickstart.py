@@ -10,10 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo import TOOLS, choose_device, train_and_test
-
 from mmmetaformer.datasets.shapes import generate_shapes
-from mmmetaformer.engine.launch import run_cli
+from tool_support.launch import run_cli
+from tool_support.steps import TOOLS, choose_device, train_and_test
 
 ROOT = TOOLS.parent
 

@@ -10,7 +10,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import (
+from mmmetaformer.weights import is_pretrained
+from tool_support.launch import (
     add_common_arguments,
     add_compile_argument,
     compile_backbone_of,
@@ -19,8 +20,7 @@ from mmmetaformer.engine.launch import (
     run_cli,
     walk,
 )
-from mmmetaformer.engine.preflight import check_config
-from mmmetaformer.weights import is_pretrained
+from tool_support.preflight import check_config
 
 
 def parse_args() -> argparse.Namespace:

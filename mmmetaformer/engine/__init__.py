@@ -1,4 +1,4 @@
-"""What the tools share: ``launch.py`` reads configs and starts processes, ``preflight.py`` finds
-wrong paths and class counts before anything is built, ``hooks.py`` are runner hooks,
-``torchrun.py`` starts several processes. For configs: ``layer_decay.py``, learning rates by
-depth."""
+"""What configs name and figures need: ``hooks.py`` are runner hooks, ``layer_decay.py`` is the
+optimizer constructor with learning rates by depth, ``compilation.py`` compiles backbones alone, and
+``complexity.py`` counts parameters, operations and bytes. ``errors.py``: errors that the user can
+mend."""

@@ -12,8 +12,8 @@ from types import ModuleType
 import cv2
 import pytest
 
-from mmmetaformer.benchmark.report import Growth
-from mmmetaformer.engine.launch import run_cli
+from benchmarking.report import Growth
+from tool_support.launch import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/shapes/mask-rcnn_poolformer-s12_fpn_shapes.py")
@@ -38,11 +38,11 @@ def call(tool, monkeypatch, tmp_path) -> Callable[..., None]:
 
 
 def test_files(call, tmp_path, capsys):
-    call("poolformer_s12", "--contenders", "timm", "plain", "fused@bfloat16", "--sizes", "32",
+    call("poolformer_s12", "--implementations", "timm", "plain", "fused@bfloat16", "--sizes", "32",
          "48x64", "--rounds", "2", "--runs", "1", "--profile", "--out", "out",
          "--max-exponent", "9")  # fmt: skip
     report = json.loads((tmp_path / "out/benchmark.json").read_text())
-    assert report["command"].startswith("python tools/benchmark.py poolformer_s12 --contenders")
+    assert report["command"].startswith("python tools/benchmark.py poolformer_s12")
     assert report["started"] <= report["finished"] and report["machine"]["device"] == "cpu"
     assert report["settings"]["rounds"] == 2
     names = ["timm@float32", "plain@float32", "fused@bfloat16"]
@@ -51,17 +51,17 @@ def test_files(call, tmp_path, capsys):
         [32, 32, "inference"], [32, 32, "training"], [48, 64, "inference"], [48, 64, "training"],
     ]  # fmt: skip
     for case in report["cases"]:
-        assert [one["name"] for one in case["contenders"]] == names
-        baseline = case["contenders"][0]["turns"]
-        for one in case["contenders"]:
-            assert len(one["turns"]) == 2
-            assert one["milliseconds"]["median"] == pytest.approx(sum(one["turns"]) / 2)
-            ratios = [a / b for a, b in zip(baseline, one["turns"], strict=True)]
+        assert [one["label"] for one in case["implementations"]] == names
+        baseline = case["implementations"][0]["times"]
+        for one in case["implementations"]:
+            assert len(one["times"]) == 2
+            assert one["milliseconds"]["median"] == pytest.approx(sum(one["times"]) / 2)
+            ratios = [a / b for a, b in zip(baseline, one["times"], strict=True)]
             assert one["speedup"]["median"] == pytest.approx(sum(ratios) / 2)
             assert (one["saved_bytes"] is not None) == (case["work"] == "training")
-    first, last = report["cases"][1]["contenders"], report["cases"][3]["contenders"]
+    first, last = report["cases"][1]["implementations"], report["cases"][3]["implementations"]
     assert last[0]["saved_bytes"] == pytest.approx(3 * first[0]["saved_bytes"], rel=0.02)
-    assert [one["contender"] for one in report["exponents"]] == 2 * names
+    assert [one["label"] for one in report["exponents"]] == 2 * names
     assert cv2.imread(str(tmp_path / "out/benchmark.png")).std() > 10
     profiles = list((tmp_path / "out").glob("profile_poolformer_s12_*.txt"))
     assert len(profiles) == 12 and all("aten::" in path.read_text() for path in profiles)
@@ -71,15 +71,15 @@ def test_files(call, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["poolformer_s13"], "unknown network 'poolformer_s13': expected one of poolformer_s12, "),
+        (["poolformer_s13"], "unknown network 'poolformer_s13': expected one of mmmetaformer.l"),
         (["no.py"], "config 'no.py' does not exist"),
-        (["poolformer_s12", "--contenders", "tim"], "unknown implementation 'tim', expected one"),
-        (["poolformer_s12", "--contenders", "timm@half"], "unknown dtype 'half', expected one of"),
-        (["ffnet_1", "--contenders", "timm"], "timm has no ffnet_1: leave timm out (there are "),
-        (["ffnet_1", "--contenders", "fused"], "fused has no ffnet_1: leave fused out"),
-        (["ffnet_1", "--contenders", "deploy"], "deploy@float32 is for prediction: add --works"),
-        (["poolformer_s12", "--contenders", "triton"], "triton@float32 needs a GPU: leave it out"),
-        ([CONFIG, "--contenders", "timm"], ".py is a config: its backbone can be plain, fused, "),
+        (["poolformer_s12", "--implementations", "tim"], "unknown implementation 'tim', expected"),
+        (["poolformer_s12", "--implementations", "timm@half"], "unknown dtype 'half', expected"),
+        (["ffnet_1", "--implementations", "timm"], "timm has no ffnet_1: leave timm out"),
+        (["ffnet_1", "--implementations", "fused"], "fused has no ffnet_1: leave fused out"),
+        (["ffnet_1", "--implementations", "deploy"], "deploy@float32 is for prediction: add"),
+        (["poolformer_s12", "--implementations", "triton"], "triton@float32 needs a GPU: leave"),
+        ([CONFIG, "--implementations", "timm"], ".py is a config: its backbone can be plain"),
         (["poolformer_s12", "--sizes", "16x64"], "--sizes 16x64: each side must be at least 32"),
         (["poolformer_s12", "--sizes", "64", "64x64"], "--sizes: one is named twice"),
         (["poolformer_s12", "--max-exponent", "1"], "--max-exponent needs --sizes of different"),
@@ -98,7 +98,15 @@ def test_one_clear_sentence(call, args, message, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_usual_contenders(tool, capsys):
+def test_the_old_name_of_the_option(call, tmp_path, capsys):
+    call("poolformer_s12", "--contenders", "plain", "--works", "inference", "--sizes", "32",
+         "--rounds", "1", "--runs", "1", "--out", "out")  # fmt: skip
+    assert "warning: --contenders is called --implementations now\n" in capsys.readouterr().err
+    (case,) = json.loads((tmp_path / "out/benchmark.json").read_text())["cases"]
+    assert [one["label"] for one in case["implementations"]] == ["plain@float32"]
+
+
+def test_implementations_unless_given(tool, capsys):
     assert tool._usual("poolformer_s12") == ["timm", "mmpretrain", "plain", "fused"]
     assert capsys.readouterr().out == ""
     assert tool._usual("ffnet_1") == ["plain"]
@@ -115,5 +123,7 @@ def test_largest_exponent(tool, capsys):
 
     tool._check_exponents([line("timm", 1.5), line("fused", 1.04)], 1.05)
     assert "x, training, fused@float32: pixels^1.040" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="pixels.1.05 grows the time of plain@float32 in train"):
+    with pytest.raises(
+        SystemExit, match="the time grows faster than pixels.1.05: plain@float32 in train"
+    ):
         tool._check_exponents([line("plain", 1.06), line("fused", 1.04)], 1.05)

@@ -68,9 +68,8 @@ def test_effective_receptive_field(tool, capsys):
     printed = capsys.readouterr().out
     assert "poolformer_s12: RANDOM weights (seed 0)" in printed
     table = [line for line in printed.splitlines() if line.startswith("| ")]
-    assert [line.split("|")[1].strip() for line in table] == [
-        "model", *["poolformer_s12"] * 2, *["other"] * 2,
-    ]  # fmt: skip
+    models = [line.split("|")[1].strip() for line in (table[0], *table[2:])]
+    assert models == ["model", *["poolformer_s12"] * 2, *["other"] * 2]
     rows = read_csv(out / f"{TOOLS[0]}.csv")
     expected = [
         (model, stage, stride, share)
@@ -122,20 +121,28 @@ def test_coefficient_maps(tool, capsys):
             assert 0 <= key["key"] < mixer["num_keys"] and key["mean"] <= key["max"]
 
 
+def test_the_old_name_of_the_branches(tool, capsys):
+    out = tool(TOOLS[1], "poolformer_s12", "--size", "32x32", "--max-images", "1", "--blocks",
+               "0.0", "--halves", "channel")  # fmt: skip
+    assert "warning: --halves is called --branches now\n" in capsys.readouterr().err
+    (model,) = read_json(out / f"{TOOLS[1]}.json")["models"]
+    assert [mixer["branch"] for mixer in model["images"][0]["mixers"]] == ["channel"]
+
+
 def test_activation_sparsity(tool):
     out = tool(TOOLS[2], "poolformer_s12", "metaformer_s12_relu", "--size", "64x64",
                "--token-mixers", "--threshold", "0", "--max-images", "1")  # fmt: skip
     rows = read_csv(out / f"{TOOLS[2]}.csv")
     assert list(rows[0]) == [
-        "model", "layer", "stage", "block", "half", "mixer", "not_positive", "inactive",
+        "model", "layer", "stage", "block", "branch", "mixer", "not_positive", "inactive",
     ]  # fmt: skip
     assert [row["layer"] for row in rows] == [str(i) for i in range(12) for _ in range(2)] * 2
-    stages = [row["stage"] for row in rows if row["half"] == "channel"]
+    stages = [row["stage"] for row in rows if row["branch"] == "channel"]
     assert stages[:12] == list("001122222233")
-    assert {(row["not_positive"], row["inactive"]) for row in rows if row["half"] == "token"} == {
+    assert {(row["not_positive"], row["inactive"]) for row in rows if row["branch"] == "token"} == {
         ("", "")
     }
-    relu = [row for row in rows[24:] if row["half"] == "channel"]
+    relu = [row for row in rows[24:] if row["branch"] == "channel"]
     assert len(relu) == 12
     for row in relu:  # what is not positive is exactly zero
         assert 0.3 < float(row["not_positive"]) == float(row["inactive"]) < 0.7

@@ -43,18 +43,18 @@ def latency(root, monkeypatch):
     return run
 
 
-def test_turns_alternate_and_warm_the_caches(latency, monkeypatch, capsys):
-    """The run behind a change of networks is not in the figures, nor is the first pair of turns."""
+def test_runs_are_interleaved_and_warm_the_caches(latency, monkeypatch, capsys):
+    """The run behind a change of networks is not in the figures, nor is the first round."""
     log: list = []
-    monkeypatch.setattr("time.perf_counter", lambda: Sleeper.now)
+    monkeypatch.setattr("benchmarking.timing.now", lambda: Sleeper.now)
     monkeypatch.setattr(Sleeper, "now", 0.0, raising=False)
     module = latency(
         "ffnet_1", "--size", "32x64", "--batch-size", "2", "--rounds", "2", "--dtype", "bfloat16",
         create_backbone=lambda arch: Sleeper("plain", 30, log),
         switch_to_deploy=lambda model: Sleeper("fused", 20, log),
     )  # fmt: skip
-    turn = 1 + module["RUNS"]
-    assert [name for name, _, _ in log] == 3 * (turn * ["plain"] + turn * ["fused"])
+    runs = 1 + module["RUNS"]
+    assert [name for name, _, _ in log] == 3 * (runs * ["plain"] + runs * ["fused"])
     assert {(shape, autocast) for _, shape, autocast in log} == {((2, 3, 32, 64), True)}
     assert re.search(r"ffnet_1 +30\.0 +20\.0 +1\.50\n", capsys.readouterr().out)
 

@@ -1,0 +1,5 @@
+"""Moved to ``tools/benchmarking``."""
+
+from ._moved import forward
+
+forward(__name__, "benchmarking")
