@@ -7,6 +7,7 @@ through :mod:`mmmetaformer.registry`, which mmengine imports by itself.
 
 from importlib import import_module
 
+from . import _moved  # noqa: F401  (old import paths)
 from .version import __version__
 
 _PUBLIC = {

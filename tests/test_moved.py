@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from mmmetaformer import _moved
+from mmmetaformer.backbones import MetaFormerBlock
 
-ENGINE = ("drawing", "launch", "preflight", "results", "torchrun", "whole_model")
+ENGINE = ("drawing", "results", "whole_model")
 MOVED = {
     "mmmetaformer.zoo": "model_zoo",
     "mmmetaformer.benchmark": "benchmarking",
@@ -40,6 +41,22 @@ def test_old_names_warn_and_are_the_moved_modules(old, new):
     assert len([one for one in caught if "has moved to tools/" in str(one.message)]) == 1
 
 
+@pytest.mark.parametrize("old", ["block", "hierarchical"])
+def test_modules_that_moved_within_the_package(old):
+    name = f"mmmetaformer.backbones.{old}"
+    sys.modules.pop(name, None)
+    with pytest.warns(DeprecationWarning, match=f"{name} has moved to .*metaformer: import it"):
+        module = importlib.import_module(name)
+    assert module.MetaFormerBlock is MetaFormerBlock
+    assert module.__spec__.name == "mmmetaformer.backbones.metaformer"
+
+
+def test_a_layer_that_moved():
+    with pytest.warns(DeprecationWarning, match="ConvDownsampling has moved"):
+        from mmmetaformer.layers import ConvDownsampling
+    assert ConvDownsampling.__module__ == "mmmetaformer.backbones.metaformer"
+
+
 def test_the_old_name_of_a_class():
     with pytest.warns(DeprecationWarning, match="import instruments"):
         from mmmetaformer.instruments import Answers, KeyActivations
@@ -50,13 +67,13 @@ def test_from_a_folder_of_the_users_own(tmp_path):
     """Where tools/ is not on the path; the warning points at the user's line."""
     (tmp_path / "mine.py").write_text(
         "from mmmetaformer.instruments import activation_sparsity\n"
-        "from mmmetaformer.engine.launch import run_cli\n"
-        "print(activation_sparsity.__module__, run_cli.__module__)\n"
+        "from mmmetaformer.engine.results import as_json\n"
+        "print(activation_sparsity.__module__, as_json.__module__)\n"
     )
     result = subprocess.run(
         [sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert result.stdout == "instruments.activation_sparsity tool_support.launch\n", result.stderr
+    assert result.stdout == "instruments.activation_sparsity tool_support.results\n", result.stderr
     message = "mine.py:1: DeprecationWarning: mmmetaformer.instruments has moved to tools/instrum"
     assert message in result.stderr
 

@@ -12,7 +12,7 @@ from instruments.activation_sparsity import THRESHOLD, activation_sparsity
 from instruments.command_line import add_arguments, explaining, start
 from instruments.pictures import draw_sparsity
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import run_cli
+from mmmetaformer.engine.launch import run_cli
 from tool_support.results import as_csv, as_table
 
 NAME = "activation_sparsity"

@@ -54,7 +54,7 @@ from benchmarking.networks import (
 from benchmarking.report import Growth, describe_machine, draw_growths, growths, rows
 from benchmarking.timing import wall_clock
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import (
+from mmmetaformer.engine.launch import (
     OldOption,
     check_arch,
     check_sides,

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import run_cli
 from mmmetaformer.fused.primitives import find_implementation
-from tool_support.launch import run_cli
 
 # The four stages of PoolFormer-S12 on 800x1344 in a batch of 8.
 MAPS = ["8x64x200x336", "8x128x100x168", "8x320x50x84", "8x512x25x42"]

@@ -20,7 +20,7 @@ from instruments.command_line import add_arguments, explaining, start
 from instruments.pictures import draw_coefficients
 from instruments.recording import BRANCHES
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import OldOption, positive, run_cli
+from mmmetaformer.engine.launch import OldOption, positive, run_cli
 
 NAME = "coefficient_maps"
 

@@ -14,7 +14,7 @@ from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.backbones.variants import FAMILIES
 from mmmetaformer.engine.complexity import count_macs, count_parameters
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import image_size, run_cli
+from mmmetaformer.engine.launch import image_size, run_cli
 
 
 def main() -> None:

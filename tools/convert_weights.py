@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import run_cli
 from mmmetaformer.weights import read_checkpoint
 from mmmetaformer.weights.export import TARGETS, export
-from tool_support.launch import run_cli
 
 
 def main() -> None:

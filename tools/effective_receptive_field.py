@@ -20,7 +20,7 @@ from instruments.effective_receptive_field import (
 )
 from instruments.pictures import draw_receptive_fields
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import run_cli
+from mmmetaformer.engine.launch import run_cli
 from tool_support.results import as_csv, as_table
 
 NAME = "effective_receptive_field"

@@ -21,7 +21,7 @@ from torch import nn
 from benchmarking.timing import speedups, time_interleaved, wall_clock
 from mmmetaformer import create_backbone, list_archs, switch_to_deploy
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import image_size, run_cli
+from mmmetaformer.engine.launch import image_size, run_cli
 
 RUNS = 4
 

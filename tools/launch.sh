@@ -19,5 +19,5 @@ else
     where=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}"
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 fi
-exec "$python" "$tools/tool_support/torchrun.py" "${where[@]}" --nproc_per_node="$processes" \
+exec "$python" -m mmmetaformer.engine.torchrun "${where[@]}" --nproc_per_node="$processes" \
     "$tools/$script" "$@" --launcher pytorch

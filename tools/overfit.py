@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import run_cli
+from mmmetaformer.engine.launch import run_cli
 from tool_support.steps import TOOLS, choose_device, train_and_test
 
 CONFIGS = TOOLS.parent / "configs" / "overfit"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmmetaformer.datasets.shapes import generate_shapes
-from tool_support.launch import run_cli
+from mmmetaformer.engine.launch import run_cli
 from tool_support.steps import TOOLS, choose_device, train_and_test
 
 ROOT = TOOLS.parent

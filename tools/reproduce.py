@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import run_cli
 from model_zoo import reproduction
 from model_zoo.reproduction import EXPLAINED, MISMATCH, Reproduction, Tolerance
-from tool_support.launch import run_cli
 
 FLOPS = (
     "FLOPs are what each source counts: multiply-accumulate operations (MACs), or those and\n"

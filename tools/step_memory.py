@@ -11,7 +11,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from mmmetaformer.engine.complexity import saved_for_backward
-from tool_support.launch import add_common_arguments, image_size, load_config, run_cli
+from mmmetaformer.engine.launch import add_common_arguments, image_size, load_config, run_cli
 from tool_support.whole_model import build_whole_model, generated_batch, usual_size
 
 

@@ -10,8 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.weights import is_pretrained
-from tool_support.launch import (
+from mmmetaformer.engine.launch import (
     add_common_arguments,
     add_compile_argument,
     compile_backbone_of,
@@ -20,7 +19,8 @@ from tool_support.launch import (
     run_cli,
     walk,
 )
-from tool_support.preflight import check_config
+from mmmetaformer.engine.preflight import check_config
+from mmmetaformer.weights import is_pretrained
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,7 +7,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import (
+from mmmetaformer.engine.launch import (
     add_common_arguments,
     add_compile_argument,
     compile_backbone_of,
@@ -15,7 +15,7 @@ from tool_support.launch import (
     prepare_processes,
     run_cli,
 )
-from tool_support.preflight import check_config
+from mmmetaformer.engine.preflight import check_config
 
 
 def parse_args() -> argparse.Namespace:

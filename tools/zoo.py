@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmmetaformer.engine.launch import run_cli
 from model_zoo.checks import check, recount, write
-from tool_support.launch import run_cli
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import cv2
 import pytest
 
 from benchmarking.report import Growth
-from tool_support.launch import run_cli
+from mmmetaformer.engine.launch import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/shapes/mask-rcnn_poolformer-s12_fpn_shapes.py")

@@ -105,10 +105,9 @@ def test_dist_train_takes_a_free_port_and_passes_options_on(recorder):
     args = recorded(
         recorder, "tools/dist_train.sh", "a b.py", "2", "--amp", "--cfg-options", "x=1 2"
     )
-    assert args[0].endswith("tools/tool_support/torchrun.py")
-    assert args[1:3] == ["--standalone", "--nproc_per_node=2"]
-    assert args[3].endswith("tools/train.py")
-    assert args[4:] == ["a b.py", "--amp", "--cfg-options", "x=1 2", "--launcher", "pytorch"]
+    assert args[:4] == ["-m", "mmmetaformer.engine.torchrun", "--standalone", "--nproc_per_node=2"]
+    assert args[4].endswith("tools/train.py")
+    assert args[5:] == ["a b.py", "--amp", "--cfg-options", "x=1 2", "--launcher", "pytorch"]
 
 
 def test_dist_test_on_several_machines(recorder):
@@ -116,11 +115,11 @@ def test_dist_test_on_several_machines(recorder):
         recorder, "tools/dist_test.sh", "c.py", "w.pth", "8",
         NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1", PORT="1234",
     )  # fmt: skip
-    assert args[1:6] == [
+    assert args[2:7] == [
         "--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1", "--master_port=1234",
         "--nproc_per_node=8",
     ]  # fmt: skip
-    assert args[6].endswith("tools/test.py") and args[7:9] == ["c.py", "w.pth"]
+    assert args[7].endswith("tools/test.py") and args[8:10] == ["c.py", "w.pth"]
 
 
 def test_slurm(recorder):

@@ -22,13 +22,13 @@ from mmmetaformer import (
 )
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.backbones.variants import VARIANTS
+from mmmetaformer.engine import preflight
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import WeightsError, export_state_dict, read_checkpoint
 from mmmetaformer.weights.catalogue import list_trained
 from mmmetaformer.weights.files import cached_path
 from mmmetaformer.weights.layouts import LAYOUTS
 from mmmetaformer.weights.statistics import published_file
-from tool_support import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 FFNET = "https://github.com/ysj9909/FFNet/releases/download/v1.0"

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from mmmetaformer import ConvFormer, MetaFormer, PoolFormer
 from mmmetaformer.backbones.variants import VARIANTS
 from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import replace_sync_bn
 from mmmetaformer.weights import WeightsError, export_state_dict
-from tool_support.launch import replace_sync_bn
 
 ROOT = Path(__file__).resolve().parents[2]
 DIMS = [8, 12, 16, 20]

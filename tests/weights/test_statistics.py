@@ -12,10 +12,10 @@ from mmengine.config import Config
 from torch import nn
 
 from mmmetaformer import MlpMixer, data_preprocessor_for, find_checkpoint
+from mmmetaformer.engine import preflight
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.weights import statistics
 from mmmetaformer.weights.statistics import published_file, published_weights
-from tool_support import preflight
 
 HALF = dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True)
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)

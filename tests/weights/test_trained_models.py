@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from mmmetaformer import PoolFormer, switch_to_deploy
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.hooks import CompleteCheckpointHook
+from mmmetaformer.engine.launch import replace_sync_bn
 from mmmetaformer.weights import WeightsError, allow_mmengine_checkpoints, read_checkpoint, trained
 from mmmetaformer.weights.layouts import HEAD_LAYOUTS
-from tool_support.launch import replace_sync_bn
 
 ROOT = Path(__file__).resolve().parents[2]
 Names = Iterator[tuple[str, str]]

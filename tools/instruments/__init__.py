@@ -32,3 +32,5 @@ __all__ = [
     "measured_pixels",
     "mixer_sites",
 ]
+
+Answers = KeyActivations  # its name until 0.1.0

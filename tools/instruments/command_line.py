@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmmetaformer.engine.errors import UserError
-from tool_support.launch import check_sides, find_device, image_size, positive
+from mmmetaformer.engine.launch import check_sides, find_device, image_size, positive
 from tool_support.results import as_json, make_folder, not_a_file, write_files
 
 from .images import Picture, Preprocessing, find_images, read_picture

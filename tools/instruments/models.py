@@ -14,11 +14,11 @@ from mmengine.config import ConfigDict
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.engine.errors import UserError
+from mmmetaformer.engine.launch import check_arch, read_config, walk
 from mmmetaformer.layers import switch_to_deploy
 from mmmetaformer.registry import MODELS, find_part
 from mmmetaformer.weights import WeightsError, is_pretrained, load_pretrained
 from mmmetaformer.weights.loading import LoadReport
-from tool_support.launch import check_arch, read_config, walk
 
 from .images import Preprocessing
 

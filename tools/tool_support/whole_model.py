@@ -13,8 +13,7 @@ from mmengine.structures import PixelData
 from torch import nn
 
 from mmmetaformer.engine.errors import UserError
-
-from .launch import replace_sync_bn, walk
+from mmmetaformer.engine.launch import replace_sync_bn, walk
 
 
 def _detection_batch(batch_size: int, height: int, width: int, classes: int) -> dict:

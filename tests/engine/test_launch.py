@@ -3,7 +3,7 @@
 import torch
 from mmengine.config import ConfigDict
 
-from tool_support.launch import replace_sync_bn
+from mmmetaformer.engine.launch import replace_sync_bn
 
 
 def test_sync_bn_is_replaced_in_every_spelling():

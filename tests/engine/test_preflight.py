@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmmetaformer.datasets.shapes import generate_shapes
 from mmmetaformer.engine.errors import UserError
-from tool_support.preflight import check_config
+from mmmetaformer.engine.preflight import check_config
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +176,12 @@ def test_datasets_inside_of_wrappers(detection):
 )
 def test_shipped_configs_are_not_refused_for_their_classes(name, monkeypatch):
     """Heads with classes of their own are not mistaken for wrong ones."""
-    monkeypatch.setattr("tool_support.preflight._check_paths", lambda *args: None)
-    monkeypatch.setattr("tool_support.preflight._require", lambda *args: None)
-    monkeypatch.setattr("tool_support.preflight._check_coco_categories", lambda *args: None)
-    monkeypatch.setattr("tool_support.preflight._check_segmentation_maps", lambda *args: None)
+    monkeypatch.setattr("mmmetaformer.engine.preflight._check_paths", lambda *args: None)
+    monkeypatch.setattr("mmmetaformer.engine.preflight._require", lambda *args: None)
+    monkeypatch.setattr("mmmetaformer.engine.preflight._check_coco_categories", lambda *args: None)
+    monkeypatch.setattr(
+        "mmmetaformer.engine.preflight._check_segmentation_maps", lambda *args: None
+    )
     assert check_config(get_config(name), ("train", "val", "test")) is None
 
 

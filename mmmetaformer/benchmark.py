@@ -1,5 +1,0 @@
-"""Moved to ``tools/benchmarking``."""
-
-from ._moved import forward
-
-forward(__name__, "benchmarking")
