@@ -272,6 +272,17 @@ def test_killed_run_is_mended_by_the_next(bare, step):
     assert bare.log() == []
 
 
+def test_killed_update_is_not_taken_for_ready_when_its_cause_is_undone(bare):
+    bare.run()
+    pins = (bare.root / "constraints.txt").read_text()
+    (bare.root / "constraints.txt").write_text(pins + "# changed\n")
+    assert bare.run(KILL=STEPS[3])[0] == -9
+    (bare.root / "constraints.txt").write_text(pins)
+    bare.log()
+    assert bare.run()[0] == 0
+    assert STEPS[-2] in bare.log()
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_failed_step_is_one_sentence(bare, step):
     status, out, err = bare.run(FAIL=step)

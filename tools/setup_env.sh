@@ -101,7 +101,7 @@ print(f"torch{torch.__version__}-{python}-{kind}")') || fail "torch does not imp
     ls "$folder/mmcv-$version"-*.whl >/dev/null 2>&1 || build_mmcv "$version" "$key" "$folder"
     wheel=$(ls "$folder/mmcv-$version"-*.whl)
   fi
-  step "removing an mmcv that does not fit" pip uninstall -y mmcv mmcv-lite mmcv-full
+  step "removing any other mmcv" pip uninstall -y mmcv mmcv-lite mmcv-full
   step "installing $wheel" pip install -c "$pins" --no-cache-dir "$wheel"
   "$py" -c "$works" "$version" "$key" ||
     fail "$wheel does not work with the installed torch; remove it, or name another in MMCV_WHEEL"
