@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,8 @@ def pip(command, *rest):
     else:
         named = {*rest} - {*values} - {values[x] for x in values if x != "-e"}
         local = "+cpu" if "--index-url" in values else ""
-        install([x for x in rest if x in named and x[0] != "-"], open(values["-c"]).read().splitlines(), local)
+        targets = [x for x in rest if x in named and not x.startswith("-")]
+        install(targets, open(values["-c"]).read().splitlines(), local)
 
 
 if args[0] == "-V":
@@ -566,3 +568,14 @@ def test_version_is_single_sourced():
     scope = {}
     exec((ROOT / "mmmetaformer/version.py").read_text(), scope)
     assert re.fullmatch(r"\d+\.\d+\.\d+", scope["__version__"])
+
+
+def test_wheel_holds_the_packages_and_the_mark_of_types(tmp_path):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "mmmetaformer", tmp_path / "mmmetaformer")
+    program = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"mmmetaformer/py.typed", "mmmetaformer/backbones/__init__.py"} <= set(names)
