@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
 # Sets the environment up where needed, then runs the quickstart in it.
-# Arguments go to tools/quickstart.py; works from any directory.
+# Arguments go to tools/quickstart.py; paths among them are relative to the current directory.
 set -euo pipefail
-
-here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-# shellcheck source=tools/setup_env.sh
-. "$here/setup_env.sh" || exit $?
-
-# No cd: paths among the arguments stay relative to where the user stands.
-exec "$PY" "$here/quickstart.py" "$@"
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+python=$(bash "$root/tools/setup_env.sh")
+# An environment that was there before need not have this checkout installed.
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" "$root/tools/quickstart.py" "$@"
