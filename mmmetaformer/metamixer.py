@@ -40,6 +40,8 @@ class MetaMixer(BaseModule):
         (B, C, H, W) -> (B, C, H, W)
     """
 
+    shown: str | None = None  # the class of the mixer that as_metamixer shows
+
     query: nn.Module
     key: nn.Module
     act: nn.Module
@@ -101,6 +103,7 @@ def as_metamixer(mixer: nn.Module) -> Any | None:
         if cls.__module__.startswith(f"{__package__}.") and cls.__name__ in _PARTS:
             query, key, act, value = _PARTS[cls.__name__]
             view = MetaMixer()
+            view.shown = type(mixer).__name__
             view.query = nn.Sequential(*(getattr(mixer, name) for name in query))
             view.key, view.act = getattr(mixer, key), getattr(mixer, act)
             view.value = nn.Sequential(*(getattr(mixer, name) for name in value))

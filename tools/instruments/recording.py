@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmetaformer.backbones.base import Backbone
-from mmmetaformer.metamixer import MetaMixer
+from mmmetaformer.metamixer import MetaMixer, as_metamixer
 
 BRANCHES = ("token", "channel")
 # The attribute of a block for each of its branches.
@@ -51,7 +51,7 @@ class MixerSite:
         """Why there are no coefficients here; None where there are."""
         if self.mixer is None:
             return f"the block has no {self.branch} mixer"
-        if not isinstance(self.mixer, MetaMixer):
+        if as_metamixer(self.mixer) is None:
             return f"{self.mixer_name} is not a MetaMixer: it has no keys and no coefficients"
         return None
 
@@ -116,9 +116,10 @@ def measure(
     results: dict[int, T] = {}
 
     def at(index: int) -> Callable:
-        def record(mixer: MetaMixer, inputs: tuple[Tensor, ...]) -> None:
-            _check_size(sites[index], inputs[0])
-            results[index] = function(mixer, inputs[0])
+        def record(mixer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            metamixer = as_metamixer(mixer)
+            _check_size(sites[index], metamixer, inputs[0])
+            results[index] = function(metamixer, inputs[0])
 
         return record
 
@@ -136,9 +137,9 @@ def measure(
     return [results.get(index) for index in range(len(sites))]
 
 
-def _check_size(site: MixerSite, x: Tensor) -> None:
+def _check_size(site: MixerSite, mixer: MetaMixer, x: Tensor) -> None:
     height, width = x.shape[2:]
-    keys = site.mixer.num_keys(x)
+    keys = mixer.num_keys(x)
     if keys * height * width > MAX_COEFFICIENTS:
         raise ValueError(
             f"the {site} ({site.mixer_name}) has {keys} keys on a map of {height}x{width}, which "
@@ -165,7 +166,8 @@ def activity_maps(mixer: MetaMixer, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     coefficients = mixer.coefficient_maps(x)
     if not coefficients.isfinite().all():
-        raise ValueError(f"{type(mixer).__name__} has coefficients that are not finite")
+        name = getattr(mixer, "shown", None) or type(mixer).__name__
+        raise ValueError(f"{name} has coefficients that are not finite")
     if is_softmax(mixer):
         return coefficients, coefficients.abs()
     rest = mixer.act(coefficients.new_zeros(1, coefficients.shape[1], 1, 1))

@@ -8,6 +8,7 @@ import torch
 from instruments import mixer_sites, recording
 from instruments.recording import activity_maps, measure
 from mmmetaformer import MetaFormer, create_backbone
+from mmmetaformer.metamixer import as_metamixer
 from mmmetaformer.mixers import SepConv, WindowAttention
 
 TINY = dict(depths=[2, 1, 3, 1], dims=[8, 8, 16, 16], norm_cfg="LN2d")
@@ -92,14 +93,15 @@ def test_activity_is_the_distance_from_no_match(randomize):
     """A StarReLU with a bias of -0.5: what is switched off has that coefficient."""
     act_cfg = dict(type="StarReLU", scale=2.0, bias=-0.5)
     mixer = randomize(SepConv(8, act_cfg=None))
+    view = as_metamixer(mixer)
     x = torch.randn(2, 8, 5, 6)
-    scores = mixer.scores(x)
-    coefficients, activity = activity_maps(mixer, x)  # no activation: scores, resting at 0
+    scores = view.scores(x)
+    coefficients, activity = activity_maps(view, x)  # no activation: scores, resting at 0
     torch.testing.assert_close(coefficients, scores)
     torch.testing.assert_close(activity, scores.abs())
     biased = SepConv(8, act_cfg=act_cfg)
     biased.load_state_dict(mixer.state_dict(), strict=False)
-    coefficients, activity = activity_maps(biased, x)
+    coefficients, activity = activity_maps(as_metamixer(biased), x)
     torch.testing.assert_close(activity, 2 * scores.relu() ** 2)
     torch.testing.assert_close(coefficients, activity - 0.5)
 
@@ -113,4 +115,4 @@ def test_activity_of_a_softmax_is_the_coefficient_itself():
 
 def test_coefficients_that_are_not_finite():
     with pytest.raises(ValueError, match="SepConv has coefficients that are not finite"):
-        activity_maps(SepConv(8), torch.full((1, 8, 4, 4), torch.nan))
+        activity_maps(as_metamixer(SepConv(8)), torch.full((1, 8, 4, 4), torch.nan))
