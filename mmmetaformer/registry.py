@@ -105,9 +105,10 @@ def part_takes(registry: Registry, cfg: Mapping[str, Any], argument: str) -> boo
     """Whether the constructor of a part names an argument, or hands it on to one of its base
     classes that does."""
     for cls in getmro(find_part(registry, cfg.get("type"))):
-        if "__init__" not in vars(cls):
+        constructor = vars(cls).get("__init__")
+        if constructor is None:
             continue
-        parameters = signature(cls.__init__).parameters
+        parameters = signature(constructor).parameters
         if argument in parameters:
             return True
         if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -128,10 +129,13 @@ def as_cfg(name: str, value: Any) -> dict | None:
     Raises:
         TypeError: If it is none of them; names the argument.
     """
+    return None if value is None else as_required_cfg(name, value)
+
+
+def as_required_cfg(name: str, value: Any) -> dict:
+    """As :func:`as_cfg`, for a part that has to be there."""
     if isinstance(value, LazyObject | LazyAttr):  # a class in a pure-Python config
         value = value.build()
-    if value is None:
-        return None
     if isinstance(value, str | type):
         return dict(type=value)
     if isinstance(value, Mapping) and "type" in value:

@@ -196,6 +196,8 @@ def _implementations(
             raise UserError(f"{implementation.label} is for prediction: add --works inference")
         if implementation.name == "triton" and device.type != "cuda":
             raise UserError(f"{implementation.label} needs a GPU: leave it out on {device}")
+        if implementation.name == "triton":
+            import triton_kernels  # noqa: F401  (makes fused='triton' known)
         require = require_ours if _is_config(network) else require_network
         require(implementation.name, network)
     return implementations

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, TypeVar
 
-from ..registry import TOKEN_MIXERS, as_cfg, part_takes
+from ..registry import TOKEN_MIXERS, as_cfg, as_required_cfg, part_takes
 from .variants import FAMILIES, VARIANTS
 
 NUM_STAGES = 4
@@ -84,19 +84,21 @@ class BlockSettings:
         Args:
             strides: Stride of each stage in pre-training.
         """
-        cfgs = {
-            name: [as_cfg(name, value) for value in self._per_stage(name)]
-            for name in ("token_mixers", "channel_mixers", "norm_cfg")
-        }
-        if None in cfgs["token_mixers"]:
+        token_mixers = self._per_stage("token_mixers")
+        if None in token_mixers:
             raise ValueError("token_mixers has a None: use 'identity' for a stage without mixing")
+        token_mixers = [as_required_cfg("token_mixers", value) for value in token_mixers]
+        channel_mixers, norms = (
+            [as_cfg(name, value) for value in self._per_stage(name)]
+            for name in ("channel_mixers", "norm_cfg")
+        )
         layer_scale = self._per_stage("layer_scale_init_value")
         res_scale = self._per_stage("res_scale_init_value")
         return [
             dict(
-                token_mixer=self._with_grid(cfgs["token_mixers"][i], strides[i]),
-                channel_mixer=cfgs["channel_mixers"][i],
-                norm_cfg=cfgs["norm_cfg"][i],
+                token_mixer=self._with_grid(token_mixers[i], strides[i]),
+                channel_mixer=channel_mixers[i],
+                norm_cfg=norms[i],
                 part_defaults=self.part_defaults(),
                 layer_scale_init_value=layer_scale[i],
                 res_scale_init_value=res_scale[i],
@@ -269,8 +271,8 @@ def resolve_arch(
     arch: str | Mapping[str, Any],
     family: str | None,
     overrides: Mapping[str, Any],
-    settings_class: type[Settings] = ArchSettings,
-    default_family: str = "poolformer",
+    settings_class: type[Settings],
+    default_family: str,
 ) -> Settings:
     """Family settings, then the variant's, then the caller's own: the later wins.
 

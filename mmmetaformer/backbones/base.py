@@ -57,6 +57,7 @@ class Backbone(PublishedNames, BaseModule):
     out_indices: tuple[int, ...]
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
+    init_cfg: Any  # mmengine's, without types
 
     family: str | None = None
 
@@ -194,7 +195,8 @@ class Backbone(PublishedNames, BaseModule):
     def switch_to_deploy(self) -> Backbone:
         """Fuse what trains as several branches into single convolutions, in place; see
         :func:`~mmmetaformer.layers.switch_to_deploy`."""
-        return switch_to_deploy(self)
+        switch_to_deploy(self)
+        return self
 
     def _freeze(self) -> None:
         for module in self.frozen_modules():
@@ -271,12 +273,13 @@ def resolve_init_cfg(
         return init_cfg
     if not isinstance(arch, str):
         raise ValueError(f"pretrained={pretrained!r} needs an arch by name, got {arch!r}")
-    if init_cfg is not None and (not is_pretrained(init_cfg) or "checkpoint" in init_cfg):
+    given = {"type": "Pretrained"} if init_cfg is None else init_cfg
+    if not isinstance(given, dict) or not is_pretrained(given) or "checkpoint" in given:
         raise TypeError(
             f"pretrained={pretrained!r} and init_cfg={init_cfg!r} cannot both be given: leave one"
         )
     checkpoint = find_checkpoint(full_name(arch, family), pretrained).url
-    return {**(init_cfg or dict(type="Pretrained")), "checkpoint": checkpoint}
+    return {**given, "checkpoint": checkpoint}
 
 
 def linear_drop_path(rate: float, num_blocks: int) -> Iterator[float]:

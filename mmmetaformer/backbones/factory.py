@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..registry import MODELS
+from ..registry import MODELS, find_part
 from .arch import find_variant
 from .base import Backbone
 from .variants import FAMILIES
@@ -31,4 +31,4 @@ def create_backbone(name: str, **kwargs: Any) -> Backbone:
 def build_backbone(name: str, **kwargs: Any) -> Backbone:
     """As :func:`create_backbone`, but with torch's own initialisation; works on the meta device."""
     family = find_variant(name)["family"]
-    return MODELS.get(FAMILIES[family]["backbone"])(name, **kwargs)
+    return find_part(MODELS, FAMILIES[family]["backbone"])(name, **kwargs)

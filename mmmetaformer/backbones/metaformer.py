@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..layers import ChannelScale, DropPath, PositionEmbedding, build_norm, checkpoint_block
 from ..mixers.contract import check_shape_is_kept
 from ..registry import CHANNEL_MIXERS, MODELS, TOKEN_MIXERS, build_part, with_defaults
-from .arch import NUM_STAGES, resolve_arch
+from .arch import NUM_STAGES, ArchSettings, resolve_arch
 from .base import Backbone, linear_drop_path, resolve_out_indices
 
 
@@ -224,7 +224,7 @@ class MetaFormer(Backbone):
         super().__init__(
             arch, frozen_stages, norm_eval, with_cp, fused, pretrained=pretrained, init_cfg=init_cfg
         )
-        settings = resolve_arch(arch, self.family, overrides)
+        settings = resolve_arch(arch, self.family, overrides, ArchSettings, "poolformer")
         stages = settings.stages()
         self.settings = settings
         self.out_indices = resolve_out_indices(out_indices)

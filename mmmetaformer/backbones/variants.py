@@ -5,6 +5,8 @@ be a single value or a list of one value per stage; ``arch.py`` says which field
 broadcasts and checks them.
 """
 
+from typing import Any
+
 # fmt: off
 _GELU = dict(type="GELU")
 _GN1 = dict(type="GN", num_groups=1)
@@ -36,7 +38,7 @@ _BASELINE = dict(
     out_norm_cfg=None,
 )
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "poolformer": dict(backbone="PoolFormer", structure="hierarchical", settings=_POOLFORMER),
     # The ablation of PoolFormer's paper: PoolFormer-S12 with one thing changed.
     "metaformer": dict(backbone="MetaFormer", structure="hierarchical", settings=_POOLFORMER),
@@ -97,7 +99,7 @@ def _mlp_mixer(dim, depth, patch_size):
     return dict(family="mlp_mixer", dim=dim, depth=depth, stem=stem)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "poolformer_s12": dict(family="poolformer", **_S12),
     "poolformer_s24": dict(family="poolformer", **_S24),
     "poolformer_s36": dict(family="poolformer", **_S36, layer_scale_init_value=1e-6),

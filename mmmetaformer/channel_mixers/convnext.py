@@ -44,6 +44,7 @@ class ConvNeXt(BaseModule):
     ) -> None:
         super().__init__(init_cfg or dict(type="TruncNormal", layer="Conv2d", std=0.02))
         hidden = int(dim * ratio)
+        self.conv: ConvNorm | DepthwiseRepConv
         if kernel_size <= 3 and not strips:
             self.conv = ConvNorm(dim, dim, kernel_size, groups=dim, norm_cfg=norm_cfg)
         else:

@@ -93,7 +93,7 @@ class OldOption(argparse.Action):
     """An option under its old name: hidden, with a line that says the new one, its ``dest``."""
 
     def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
-        hidden = dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        hidden: dict[str, Any] = dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         super().__init__(option_strings, dest, **hidden, **kwargs)
 
     def __call__(self, parser, namespace, values, option_string=None):  # noqa: ANN001, ANN204

@@ -148,7 +148,7 @@ def _check_classes(cfg: Config, dataset: dict, split: str) -> None:
     own = getattr(cls, "METAINFO", {}).get("classes")
     classes = own if chosen is None else chosen
     # A text file of names is mmengine's to read; panoptic sets count things and stuff together.
-    if not isinstance(classes, list | tuple) or "Panoptic" in getattr(cls, "__name__", ""):
+    if cls is None or not isinstance(classes, list | tuple) or "Panoptic" in cls.__name__:
         return
     _check_heads(cfg, list(classes), split)
     ann_file = dataset.get("ann_file")
@@ -241,7 +241,7 @@ def _check_segmentation_maps(dataset: dict, cls: type, num_classes: int) -> None
         if name in dataset:
             return dataset[name]
         for base in inspect.getmro(cls):
-            parameter = inspect.signature(base.__init__).parameters.get(name)
+            parameter = inspect.signature(vars(base).get("__init__", base)).parameters.get(name)
             if parameter is not None and parameter.default is not inspect.Parameter.empty:
                 return parameter.default
         return default

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule, Sequential
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from ..backbones.base import linear_drop_path
 from ..channel_mixers import ConvNeXt
-from ..layers import ConvNorm, build_activation
+from ..layers import ConvNorm, DropPath, build_activation
 from ..mixers import FFNifiedAttention
 from ..registry import MODELS
 from ..weights import PublishedNames
@@ -51,7 +50,7 @@ class FFNetHeadBlock(BaseModule):
         norm_cfg: dict | None = _BN,
     ) -> None:
         super().__init__()
-        options = dict(strips=True, act_cfg=act_cfg, norm_cfg=norm_cfg)
+        options: dict[str, Any] = dict(strips=True, act_cfg=act_cfg, norm_cfg=norm_cfg)
         self.token_mixer = FFNifiedAttention(dim, spatial_kernel, **options)
         self.mlp = ConvNeXt(dim, channel_kernel, ratio=ratio, **options)
         # The release initialises its backbone, and leaves torch's initialisation in the head.

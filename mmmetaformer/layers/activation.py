@@ -6,7 +6,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import MODELS, as_cfg, build_part
+from ..registry import MODELS, as_required_cfg, build_part
 
 
 @MODELS.register_module()
@@ -49,7 +49,7 @@ def build_activation(act_cfg: dict | str | None) -> nn.Module:
     """
     if act_cfg is None:
         return nn.Identity()
-    cfg = as_cfg("act_cfg", act_cfg)
+    cfg = as_required_cfg("act_cfg", act_cfg)
     kind = cfg["type"]
     if kind in MODELS.module_dict:
         return build_part(MODELS, cfg)

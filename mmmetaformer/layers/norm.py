@@ -6,7 +6,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import MODELS, as_cfg, build_part
+from ..registry import MODELS, as_required_cfg, build_part
 
 
 @MODELS.register_module(name=["LN2d", "LayerNorm2d"])
@@ -102,7 +102,7 @@ class ModifiedLayerNorm(GroupNorm):
     def __init__(self, num_channels: int, eps: float = 1e-6, bias: bool = True) -> None:
         super().__init__(1, num_channels, eps)
         if not bias:
-            self.bias = None
+            self.register_parameter("bias", None)
 
 
 def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
@@ -119,7 +119,7 @@ def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
     """
     if norm_cfg is None:
         return nn.Identity()
-    cfg = as_cfg("norm_cfg", norm_cfg)
+    cfg = as_required_cfg("norm_cfg", norm_cfg)
     # Ours first: mmpretrain has an LN2d of its own.
     cls = MODELS.module_dict.get(str(cfg["type"]).removeprefix("mmmetaformer."), cfg["type"])
     if cls in (LayerNorm2d, ModifiedLayerNorm):

@@ -94,17 +94,17 @@ def fold_norm(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Ten
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     if isinstance(norm, nn.Identity):
         return weight, bias
-    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None or norm.running_mean is None:
         raise TypeError(
             "only BatchNorm with running statistics can be folded into a convolution, got "
             f"{type(norm).__name__}"
         )
     # In the precision of the statistics, which mixed-precision models keep in float32.
     factor = (norm.running_var + norm.eps).rsqrt()
-    shift = 0.0
     if norm.affine:
-        factor, shift = factor * norm.weight, norm.bias
-    return weight * factor.view(-1, 1, 1, 1), shift + (bias - norm.running_mean) * factor
+        factor = factor * norm.weight
+    bias = (bias - norm.running_mean) * factor
+    return weight * factor.view(-1, 1, 1, 1), bias + norm.bias if norm.affine else bias
 
 
 def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -114,18 +114,17 @@ def _conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
         conv.in_channels,
         conv.out_channels,
         (height, width),
-        conv.stride,
+        (conv.stride[0], conv.stride[1]),
         (height // 2, width // 2),
         groups=conv.groups,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
+        device="meta",
     )
-    if fused.weight.device.type == "cpu":
+    weight = weight.detach().to(conv.weight.dtype, copy=True)
+    if weight.device.type == "cpu":
         # oneDNN hands on maps of the weights' layout, and is faster with channels innermost.
-        fused = fused.to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        fused.weight.copy_(weight)
-        fused.bias.copy_(bias)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    fused.weight = nn.Parameter(weight)
+    fused.bias = nn.Parameter(bias.detach().to(conv.weight.dtype))
     return fused.train(False).requires_grad_(conv.weight.requires_grad)
 
 
@@ -155,15 +154,14 @@ class ConvNorm(ReparameterizedConv):
         norm_cfg: dict | None = _BN,
     ) -> None:
         super().__init__()
-        sides = tuple(kernel_size) if isinstance(kernel_size, list | tuple) else (kernel_size,) * 2
+        sides = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         rows, columns = sides
-        padding = tuple(same_padding(side) for side in sides)
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
             (rows, columns),
             stride,
-            padding,
+            (same_padding(rows), same_padding(columns)),
             groups=groups,
             bias=False,
         )
@@ -212,17 +210,20 @@ class RepConv(ReparameterizedConv):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(branch(x) for branch in self.branches)
+        first, *others = (branch(x) for branch in self.branches)
+        return sum(others, first)
 
     def to_conv(self) -> nn.Conv2d:
-        folded = [branch.folded() for branch in self.branches]
-        rows, columns = (max(weight.shape[dim] for weight, _ in folded) for dim in (2, 3))
-        total, bias = 0.0, 0.0
-        for weight, shift in folded:
+        branches = [branch for branch in self.branches if isinstance(branch, ConvNorm)]
+        weights, biases = zip(*(branch.folded() for branch in branches), strict=True)
+        rows, columns = (max(weight.shape[dim] for weight in weights) for dim in (2, 3))
+
+        def padded(weight: Tensor) -> Tensor:
             down, right = (rows - weight.shape[2]) // 2, (columns - weight.shape[3]) // 2
-            total = total + F.pad(weight, (right, right, down, down))
-            bias = bias + shift
-        return _conv_like(self.branches[0].conv, total, bias)
+            return F.pad(weight, (right, right, down, down))
+
+        weight, *others = map(padded, weights)
+        return _conv_like(branches[0].conv, sum(others, weight), sum(biases[1:], biases[0]))
 
 
 @MODELS.register_module()

@@ -56,9 +56,15 @@ class CPUSyncBatchNorm(_BatchNorm):
     @torch.no_grad()
     def _note(self, mean: Tensor, variance: Tensor) -> None:
         """Let the running statistics follow, as BatchNorm does."""
-        self.num_batches_tracked.add_(1)
+        count, running_mean, running_var = (
+            self.num_batches_tracked,
+            self.running_mean,
+            self.running_var,
+        )
+        assert count is not None and running_mean is not None and running_var is not None
+        count.add_(1)
         momentum = self.momentum
         if momentum is None:  # the average over all batches
-            momentum = 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+            momentum = 1.0 / float(count)
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_(variance.to(running_var.dtype), momentum)
