@@ -154,8 +154,9 @@ class ConvNorm(ReparameterizedConv):
         norm_cfg: dict | None = _BN,
     ) -> None:
         super().__init__()
-        sides = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        rows, columns = sides
+        if not isinstance(kernel_size, list | tuple):
+            kernel_size = (kernel_size, kernel_size)
+        rows, columns = kernel_size
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,

@@ -3,10 +3,15 @@
 import pytest
 
 from mmmetaformer import MetaFormer, PoolFormer, create_backbone, list_archs
-from mmmetaformer.backbones.arch import ArchSettings, resolve_arch
+from mmmetaformer.backbones import arch as arch_module
+from mmmetaformer.backbones.arch import ArchSettings
 from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
 
 TINY = dict(depths=[1, 1, 1, 1], dims=[8, 12, 16, 20])
+
+
+def resolve_arch(arch, family, overrides):
+    return arch_module.resolve_arch(arch, family, overrides, ArchSettings, "poolformer")
 
 
 def test_list_archs():
