@@ -31,8 +31,8 @@ class BlockSettings:
         out_norm_cfg: Norm of each emitted map; None emits them raw (single).
         layer_scale_init_value: Initial LayerScale; None means none.
         res_scale_init_value: Initial scale of the identity path; None means none.
-        residual: False leaves the identity paths out; a pair says so for the token half and the
-            channel half of each block (single).
+        residual: False leaves the identity paths out; a pair says so for the residual of the
+            token mixer and that of the channel mixer (single).
         pretrain_size: Side of the images of pre-training. Mixers with a ``grid_size`` belong to
             the grid that their stage has on such an image (single).
     """

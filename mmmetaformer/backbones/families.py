@@ -100,7 +100,7 @@ class FFNet(MetaFormer):
 class ConvMixer(IsotropicMetaFormer):
     """ConvMixer (`Patches Are All You Need? <https://arxiv.org/abs/2201.09792>`_): ``'768_32'``,
     ``'1024_20'``, ``'1536_20'``. The released 768/32 has ReLU, the others GELU; ``act_cfg`` changes
-    it in the patch embedding and in both halves of a block. Arguments as for
+    it in the patch embedding and in both mixers of a block. Arguments as for
     :class:`IsotropicMetaFormer`."""
 
     family = "convmixer"

@@ -152,7 +152,7 @@ class IsotropicMetaFormer(Backbone):
         return tuple(level.contiguous() for level in maps)
 
     def numbered_blocks(self) -> Iterator[tuple[int, int, nn.Module]]:
-        """As of :class:`Backbone`; the stages are the quarters."""
+        """As in :class:`Backbone`; the stages are the quarters."""
         built = 0
         for end, stage in self._ends.items():
             for number, block in enumerate(self.blocks[built : end + 1]):

@@ -60,7 +60,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         stem=dict(type="ConvStem", stride=4),
         downsampling=dict(type="RepDownsampling", stride=2),
         out_norm_cfg=_LN, pretrain_size=256)),
-    # Patches Are All You Need?, arXiv 2201.09792: the pointwise half has no residual.
+    # Patches Are All You Need?, arXiv 2201.09792: the pointwise mixer has no residual.
     "convmixer": dict(backbone="ConvMixer", structure="isotropic", settings=dict(
         token_mixers="depthwise_act_norm", channel_mixers="pointwise",
         norm_cfg=None, act_cfg=_GELU, residual=(True, False))),

@@ -1,4 +1,4 @@
-"""Channel mixers: the second half of a block, which mixes the channels of each position.
+"""Channel mixers: what the second residual of a block is around.
 
 The contract: a module built as ``Mixer(dim=C, **options)`` that maps (B, C, H, W) to
 (B, C, H, W), registered in ``CHANNEL_MIXERS``. Unless its config says otherwise, a mixer with an

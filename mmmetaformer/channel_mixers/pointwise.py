@@ -12,8 +12,8 @@ _BN = dict(type="BN")
 
 @CHANNEL_MIXERS.register_module(name=["pointwise", "Pointwise"])
 class Pointwise(BaseModule):
-    """A 1x1 convolution, an activation and a norm: the second half of a `ConvMixer
-    <https://arxiv.org/abs/2201.09792>`_ layer.
+    """A 1x1 convolution, an activation and a norm: the second of the two parts of
+    a `ConvMixer <https://arxiv.org/abs/2201.09792>`_ layer.
 
     Args:
         dim: Number of channels C.

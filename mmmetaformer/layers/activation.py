@@ -19,7 +19,7 @@ class SquaredReLU(nn.Module):
 
 @MODELS.register_module()
 class StarReLU(nn.Module):
-    """``scale * relu(x) ** 2 + bias`` with two learnable numbers (`MetaFormer Baselines for
+    """``scale * relu(x) ** 2 + bias`` with two learnable scalars (`MetaFormer Baselines for
     Vision <https://arxiv.org/abs/2210.13452>`_, section 3.2).
 
     Args:

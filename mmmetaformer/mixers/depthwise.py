@@ -38,7 +38,7 @@ class DepthwiseConv(nn.Module):
 
 @TOKEN_MIXERS.register_module(name=["depthwise_act_norm", "DepthwiseActNorm"])
 class DepthwiseActNorm(BaseModule):
-    """Depthwise convolution, activation, norm: the first half of a `ConvMixer
+    """Depthwise convolution, activation, norm: the first of the two parts of a `ConvMixer
     <https://arxiv.org/abs/2201.09792>`_ layer.
 
     Args:

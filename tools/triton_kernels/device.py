@@ -542,8 +542,8 @@ def _activation_slope(u, star_scale, ACT: tl.constexpr):
 
 
 @triton.jit
-def _star_numbers(scale_ptr, bias_ptr, ACT: tl.constexpr):
-    """StarReLU's scale and bias; of other activations two numbers that nothing reads."""
+def _star_scalars(scale_ptr, bias_ptr, ACT: tl.constexpr):
+    """StarReLU's scale and bias; for other activations two scalars that nothing reads."""
     if ACT == "star_relu":
         scale = tl.load(scale_ptr).to(tl.float32)
         bias = tl.load(bias_ptr).to(tl.float32)
@@ -569,7 +569,7 @@ def activate(
 ):
     """act(z)."""
     offsets, inside = _block_of_all(size, BLOCK)
-    star_scale, star_bias = _star_numbers(star_scale_ptr, star_bias_ptr, ACT)
+    star_scale, star_bias = _star_scalars(star_scale_ptr, star_bias_ptr, ACT)
     z = tl.load(z_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     h = _activation(z, star_scale, star_bias, ACT)
     tl.store(h_ptr + offsets, h.to(h_ptr.dtype.element_ty), mask=inside)
@@ -592,7 +592,7 @@ def activate_backward(
     """The gradient of z, act(z) once more, and each block's part of the gradients of StarReLU's
     scale and bias, to ``parts`` (2, blocks)."""
     offsets, inside = _block_of_all(size, BLOCK)
-    star_scale, star_bias = _star_numbers(star_scale_ptr, star_bias_ptr, ACT)
+    star_scale, star_bias = _star_scalars(star_scale_ptr, star_bias_ptr, ACT)
     # Zero outside of the tensor, and with it all that is added up.
     grad = tl.load(grad_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     z = tl.load(z_ptr + offsets, mask=inside, other=0.0).to(tl.float32)

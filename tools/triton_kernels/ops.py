@@ -17,7 +17,7 @@ from torch import Tensor
 from . import device
 from .capability import require
 
-#: Activations that :func:`activate` knows, and how many numbers of their own they have.
+#: Activations that :func:`activate` knows, and how many learnable scalars they have.
 ACTIVATIONS = {
     "gelu": 0,
     "relu": 0,
@@ -144,11 +144,11 @@ def _window(pool_size: int, x: Tensor) -> int:
     return min(pool_size, 2 * max(x.shape[2:]) - 1)
 
 
-def _check_activation(act: str, numbers: tuple[Tensor, ...]) -> None:
+def _check_activation(act: str, scalars: tuple[Tensor, ...]) -> None:
     if act not in ACTIVATIONS:
         raise ValueError(f"unknown activation {act!r}: expected one of {', '.join(ACTIVATIONS)}")
-    if len(numbers) != ACTIVATIONS[act]:
-        raise ValueError(f"{act} has {ACTIVATIONS[act]} numbers, got {len(numbers)}")
+    if len(scalars) != ACTIVATIONS[act]:
+        raise ValueError(f"{act} has {ACTIVATIONS[act]} scalars, got {len(scalars)}")
 
 
 # --------------------------------------------------------------------------------- normalisation
@@ -193,7 +193,7 @@ def _contiguous(vector: Tensor | None) -> Tensor | None:
 
 
 def _channel_stride(x: Tensor) -> int:
-    """Of a map as the kernels read it."""
+    """Distance between neighbouring channels of a map as the kernels read it."""
     return 1 if _memory_format(x) is torch.channels_last else x.shape[2:].numel()
 
 
@@ -487,59 +487,59 @@ def _all_blocks(x: Tensor) -> int:
     return triton.cdiv(x.numel(), _BLOCK)
 
 
-@_operator(lambda z, act, numbers, inplace: _empty(z, z.dtype))
-def _activate(z: Tensor, act: str, numbers: list[Tensor], inplace: bool) -> Tensor:
+@_operator(lambda z, act, scalars, inplace: _empty(z, z.dtype))
+def _activate(z: Tensor, act: str, scalars: list[Tensor], inplace: bool) -> Tensor:
     z = _dense(z, _memory_format(z))
     h = z if inplace else _empty(z, z.dtype)
     if len(z):
         device.activate[(_all_blocks(z),)](
-            z, *(numbers or (None, None)), h, z.numel(), ACT=act, BLOCK=_BLOCK
+            z, *(scalars or (None, None)), h, z.numel(), ACT=act, BLOCK=_BLOCK
         )
     return h
 
 
 def activate(
-    z: Tensor, act: str, numbers: tuple[Tensor, ...] = (), inplace: bool = False
+    z: Tensor, act: str, scalars: tuple[Tensor, ...] = (), inplace: bool = False
 ) -> Tensor:
     """The activation of ``z``, in its dtype.
 
     Args:
         z: Input.
         act: One of :data:`ACTIVATIONS`; ``'gelu'`` is the exact one.
-        numbers: Of the activation: scale (1,) and bias (1,) of ``'star_relu'``.
+        scalars: Of the activation: scale (1,) and bias (1,) of ``'star_relu'``.
         inplace: Whether ``z`` may be overwritten.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
 
     Raises:
-        ValueError: For an unknown activation, or another number of numbers than it has.
+        ValueError: For an unknown activation, or another number of learnable scalars than it has.
     """
-    _check_activation(act, numbers)
-    return _activate(z, act, list(numbers), inplace and not _is_traced(z))
+    _check_activation(act, scalars)
+    return _activate(z, act, list(scalars), inplace and not _is_traced(z))
 
 
 @_operator(
-    lambda grad, z, act, numbers, inplace: (
+    lambda grad, z, act, scalars, inplace: (
         _empty(z, grad.dtype),
         _empty(z, z.dtype),
-        _float32(z, len(numbers)),
+        _float32(z, len(scalars)),
     )
 )
 def _activate_backward(
-    grad: Tensor, z: Tensor, act: str, numbers: list[Tensor], inplace: bool
+    grad: Tensor, z: Tensor, act: str, scalars: list[Tensor], inplace: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`activate_backward`, with the gradients of the numbers in one tensor."""
+    """As :func:`activate_backward`, with the gradients of the scalars in one tensor."""
     memory_format = _memory_format(z)
     z, grad = _dense(z, memory_format), _dense(grad, memory_format)
     grad_z, h = grad if inplace else _empty(z, grad.dtype), _empty(z, z.dtype)
     blocks = _all_blocks(z)
-    parts = _float32(z, len(numbers), blocks)
+    parts = _float32(z, len(scalars), blocks)
     if len(z):
         device.activate_backward[(blocks,)](
             grad,
             z,
-            *(numbers or (None, None)),
+            *(scalars or (None, None)),
             grad_z,
             h,
             parts,
@@ -552,7 +552,7 @@ def _activate_backward(
 
 
 def activate_backward(
-    grad: Tensor, z: Tensor, act: str, numbers: tuple[Tensor, ...] = ()
+    grad: Tensor, z: Tensor, act: str, scalars: tuple[Tensor, ...] = ()
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """The gradients of :func:`activate`, and its result once more.
 
@@ -560,18 +560,18 @@ def activate_backward(
         grad: Gradient of the result; may be overwritten.
         z: Input of the activation.
         act: One of :data:`ACTIVATIONS`.
-        numbers: Of the activation.
+        scalars: Of the activation.
 
     Returns:
         The gradient of ``z`` (in the dtype of ``grad``), the result, and the gradients of the
-        numbers, (1,) each, float32.
+        scalars, (1,) each, float32.
 
     Shape:
         (B, C, H, W), (B, C, H, W) -> (B, C, H, W), (B, C, H, W)
 
     Raises:
-        ValueError: For an unknown activation, or another number of numbers than it has.
+        ValueError: For an unknown activation, or another number of learnable scalars than it has.
     """
-    _check_activation(act, numbers)
-    grad_z, h, grad_numbers = _activate_backward(grad, z, act, list(numbers), not _is_traced(grad))
-    return grad_z, h, tuple(grad_numbers[i : i + 1] for i in range(len(numbers)))
+    _check_activation(act, scalars)
+    grad_z, h, grad_scalars = _activate_backward(grad, z, act, list(scalars), not _is_traced(grad))
+    return grad_z, h, tuple(grad_scalars[i : i + 1] for i in range(len(scalars)))
