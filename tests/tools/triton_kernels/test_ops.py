@@ -464,7 +464,7 @@ def test_activations_that_are_refused() -> None:
     z = make(1, 2, 3, 3)
     with pytest.raises(ValueError, match="unknown activation 'elu': expected one of gelu, relu"):
         kernels.activate(z, "elu")
-    with pytest.raises(ValueError, match="star_relu has 2 numbers, got 0"):
+    with pytest.raises(ValueError, match="star_relu has 2 scalars, got 0"):
         kernels.activate_backward(z, z, "star_relu")
 
 
