@@ -3,7 +3,7 @@
 ``catalogue.py`` is the table of published files, ``files.py`` reads them safely, ``layouts.py``
 knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, ``classifier.py`` to
 a whole image classifier, ``loading.py`` does all three with a report, ``trained.py`` renames inside
-of whole detectors and segmentors, ``loaders.py`` has mmengine read files as the rest does,
+of whole detectors and segmentors,
 ``statistics.py`` knows the mean and std that files want, ``export.py`` goes from one layout to
 another, ``parts.py`` knows what a whole network holds, and ``mmengine_files.py`` lets mmengine's
 own checkpoints through torch's safe loader.
@@ -14,7 +14,6 @@ from .classifier import convert_classifier_state_dict
 from .convert import WeightsError, convert_state_dict
 from .export import export_state_dict
 from .files import read_checkpoint
-from .loaders import register_loaders
 from .loading import is_pretrained, load_pretrained
 from .mmengine_files import allow_mmengine_checkpoints
 from .statistics import data_preprocessor_for
@@ -36,4 +35,5 @@ __all__ = [
     "read_checkpoint",
 ]
 
-register_loaders()
+# Adds to what torch's safe loader reads, and changes nothing for files of other models.
+allow_mmengine_checkpoints()
