@@ -9,7 +9,7 @@ a state dict is copied into the model, whoever copies it: mmengine's runner, ``i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from mmengine.logging import print_log
@@ -17,12 +17,8 @@ from torch import Tensor, nn
 
 from .convert import Conversion, convert, why_unusable
 from .files import WeightsError
-from .layouts import LAYOUTS, Layout
+from .layouts import LAYOUTS, Layout, Rules
 from .loading import LoadReport, is_pretrained
-
-
-def _unchanged(names: Iterable[str]) -> dict[str, str | None]:
-    return {name: name for name in names}
 
 
 class PublishedNames:
@@ -84,7 +80,10 @@ def _is_loaded_by_mmengine() -> bool:
 
 
 # Of a part whose own names no layout of its own tells.
-_OWN_NAMES = Layout("mmmetaformer", (r".+",), _unchanged, _unchanged, own=True)
+_own_names = Rules("{rest}")
+_OWN_NAMES = Layout(
+    "mmmetaformer", ("mmmetaformer",), (), (r".+",), _own_names.rename, _own_names.restore
+)
 
 
 def rename_part(

@@ -177,7 +177,7 @@ def test_each_reshaped_tensor_is_named(published):
         for other in (state[name][None], state[name].flatten()[:-1]):
             message = refusal({**state, name: other}, backbone)
             assert message.endswith(
-                f"1 of another shape: {name} is {tuple(other.shape)}, the backbone's {own} "
+                f"1 of another shape: {name} is {tuple(other.shape)}, the model's {own} "
                 f"{tuple(expected[own].shape)}"
             )
 
@@ -383,5 +383,5 @@ def test_nothing_is_near(checkpoints):
     """The first keys and the known layouts are all that can be told."""
     state = {f"layer1.{i}.conv1.weight": torch.zeros(1) for i in range(9)}
     message = refusal(state, checkpoints["poolformer"].build())
-    assert all(layout.name in message for layout in LAYOUTS)
+    assert all(layout.name in message for layout in LAYOUTS if layout.signature)
     assert message.endswith("'layer1.3.conv1.weight', 'layer1.4.conv1.weight']")
