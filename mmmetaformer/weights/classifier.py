@@ -36,8 +36,10 @@ def convert_classifier_state_dict(
         >>> state = read_checkpoint('poolformer_s12.pth.tar')  # doctest: +SKIP
         >>> model.load_state_dict(convert_classifier_state_dict(state, model))  # doctest: +SKIP
     """
-    backbone, head = getattr(model, "backbone", None), getattr(model, "head", None)
-    if not hasattr(backbone, "is_for_outputs") or not isinstance(head, nn.Module):
+    backbone: Any = getattr(model, "backbone", None)
+    if not hasattr(backbone, "is_for_outputs") or not isinstance(
+        getattr(model, "head", None), nn.Module
+    ):
         raise TypeError(
             "expected an ImageClassifier with a backbone of mmmetaformer and a head, got "
             f"{type(model).__name__}"
@@ -86,9 +88,9 @@ def names_around_backbone(
         norm: Name of the norm in front of the logits in our ``ImageClassifier``.
     """
     root = root_of_classifier(prefix)
-    beside = () if root is None else (f"{root}head.", f"{root}neck.")
-    if root is None or not any(name.startswith(beside[0]) for name in tensors):
+    if root is None or not any(name.startswith(f"{root}head.") for name in tensors):
         return dict(names)
+    beside = (f"{root}head.", f"{root}neck.")
     full = {name: f"backbone.{own}" for name, own in names.items()}
     full |= {name: name[len(root) :] for name in tensors if name.startswith(beside)}
     of_classifier = image_classifier(norm).rename(full.values())

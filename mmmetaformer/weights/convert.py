@@ -6,13 +6,16 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .files import WeightsError
 from .layouts import LAYOUTS, Layout, is_classifier, is_of_backbone
+
+if TYPE_CHECKING:
+    from .trained import PublishedNames
 
 # Under which keys training scripts wrap the weights of a model.
 # Averaged weights count where there are no others.
@@ -23,16 +26,6 @@ _WRAPPERS = (
 _SHOWN = 5
 # Why what serves outputs is left out.
 OF_OUTPUTS = ("for outputs that are not emitted", "behind the last emitted output")
-
-
-class Loadable(Protocol):
-    """What weights are converted for: a backbone, or another module with ``PublishedNames``."""
-
-    layouts: Sequence[Layout]
-
-    def state_dict(self) -> Mapping[str, Tensor]: ...
-    def is_for_outputs(self, name: str) -> bool: ...
-    def is_behind_outputs(self, name: str) -> bool: ...
 
 
 @dataclass
@@ -106,7 +99,9 @@ class Problems:
         return ""
 
 
-def convert_state_dict(state_dict: Mapping[str, Any], backbone: Loadable) -> dict[str, Tensor]:
+def convert_state_dict(
+    state_dict: Mapping[str, Any], backbone: PublishedNames
+) -> dict[str, Tensor]:
     """Turn a published state dict into the backbone's own.
 
     The layout (published, timm's, mmpretrain's or our own) is found out by itself, as are
@@ -129,7 +124,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], backbone: Loadable) -> dic
 
 def convert(
     state_dict: Mapping[str, Any],
-    backbone: Loadable,
+    backbone: PublishedNames,
     prefix: str | None = None,
     new: str | Sequence[str] = (),
     optional: Sequence[str] = (),
@@ -175,7 +170,7 @@ def names_here(
 def fit(
     tensors: Mapping[str, Tensor],
     names: Mapping[str, str | None],
-    backbone: Loadable,
+    backbone: PublishedNames,
     result: Conversion,
     new: Sequence[str] = (),
     optional: Sequence[str] = (),
@@ -229,7 +224,7 @@ def _why_left_out(
     name: str,
     names: Mapping[str, str | None],
     expected: Mapping[str, Tensor],
-    backbone: Loadable,
+    backbone: PublishedNames,
     new: Sequence[str],
 ) -> str | None:
     """Why a tensor of a source has no place in a backbone, as it should be; None if it has one, or

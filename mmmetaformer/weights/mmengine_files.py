@@ -27,19 +27,24 @@ def allow_mmengine_checkpoints() -> None:
     """
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
         return
-    classes = [HistoryBuffer, np.ndarray, np.dtype, *{type(np.dtype(k)) for k in "?bhilqBHILQefd"}]
+    classes: list[Any] = [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(k)) for k in "?bhilqBHILQefd"},
+    ]
     # The functions that make arrays and scalars. numpy 1 and 2 have them under two names, and
     # either may have written the file.
-    functions = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
     torch.serialization.add_safe_globals(
         [
             *classes,
             (_history_buffer_method, "builtins.getattr"),
-            *(
+            *[
                 (function, f"numpy.{core}.multiarray.{function.__name__}")
                 for function in functions
                 for core in ("core", "_core")
-            ),
+            ],
         ]
     )
 

@@ -90,7 +90,7 @@ class Network:
     @property
     def channels(self) -> int:
         """Channels of the last stage."""
-        settings = self.backbone.settings
+        settings: Any = self.backbone.settings
         return settings.dims[-1] if hasattr(settings, "dims") else settings.dim
 
     @property
@@ -115,7 +115,8 @@ def find_network(weights: Mapping[str, Tensor], model: Backbone | None = None) -
         nearest = min(
             _candidates(), key=lambda candidate: candidate.differences(shapes, ".token_mixer.")
         )
-        return Network(nearest.arch, model, _norm(model.settings.out_norm_cfg), True)
+        settings: Any = model.settings
+        return Network(nearest.arch, model, _norm(settings.out_norm_cfg), True)
     # Of those with the same names, the one with the same kernels.
     nearest = min(_candidates(), key=lambda c: (c.differences(shapes), c.other_kernels(shapes)))
     try:
@@ -130,8 +131,9 @@ def _row(arch: str) -> dict[str, Any]:
     """The settings of a network of the table."""
     from ..backbones.variants import FAMILIES, VARIANTS
 
-    row = VARIANTS[arch]
-    return {**FAMILIES[row["family"]]["settings"], **row}
+    row: Any = VARIANTS[arch]
+    settings: Any = FAMILIES[row["family"]]["settings"]
+    return {**settings, **row}
 
 
 def _norm(out_norm_cfg: dict | None) -> str:
@@ -153,24 +155,23 @@ def _candidates() -> tuple[Candidate, ...]:
 
     found: dict[frozenset, Candidate] = {}
     for arch, row in VARIANTS.items():
-        outputs: dict[str, Any] = dict(out_norm_cfg=None, in_channels=_IN_CHANNELS)
+        sizes: dict[str, Any] = dict(out_norm_cfg=None, in_channels=_IN_CHANNELS)
         if "dim" in row:
-            sizes = dict(dim=_DIMS[0], depth=4, pyramid=None)
+            sizes |= dict(dim=_DIMS[0], depth=4, pyramid=None)
         else:
-            sizes = dict(dims=_DIMS, depths=(1, 1, 1, 1))
+            sizes |= dict(dims=_DIMS, depths=(1, 1, 1, 1))
         for fused in (False, True):
-            shapes = _shapes(_build(arch, fused, **sizes, **outputs).state_dict())
+            shapes = _shapes(_build(arch, fused, **sizes).state_dict())
             found.setdefault(frozenset(shapes.items()), Candidate(arch, fused, shapes))
     return tuple(found.values())
 
 
 def _build(arch: str, fused: bool, **options: Any) -> Backbone:
     from ..backbones.factory import build_backbone
-    from ..layers import switch_to_deploy
 
     with torch.device("meta"):
         backbone = build_backbone(arch, **options).eval()
-        return switch_to_deploy(backbone) if fused else backbone
+        return backbone.switch_to_deploy() if fused else backbone
 
 
 def _sizes(candidate: Candidate, shapes: Shapes, weights: Mapping[str, Tensor]) -> dict[str, Any]:

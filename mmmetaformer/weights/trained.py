@@ -9,7 +9,7 @@ a state dict is copied into the model, whoever copies it: mmengine's runner, ``i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from mmengine.logging import print_log
@@ -21,7 +21,7 @@ from .layouts import LAYOUTS, Layout, Rules
 from .loading import LoadReport, is_pretrained
 
 
-class PublishedNames:
+class PublishedNames(nn.Module):
     """A module that is loaded under its own names and under published ones.
 
     To be named in front of the module's other base. Names of a published layout are renamed, and
@@ -80,19 +80,16 @@ def _is_loaded_by_mmengine() -> bool:
 
 
 # Of a part whose own names no layout of its own tells.
-_own_names = Rules("{rest}")
-_OWN_NAMES = Layout(
-    "mmmetaformer", ("mmmetaformer",), (), (r".+",), _own_names.rename, _own_names.restore
-)
+_OWN_NAMES = Layout("mmmetaformer", ("mmmetaformer",), (), (r".+",), Rules("{rest}"))
 
 
 def rename_part(
-    part: nn.Module, state_dict: dict[str, Any], prefix: str, *, whole: bool
+    part: PublishedNames, state_dict: dict[str, Any], prefix: str, *, whole: bool
 ) -> Conversion | None:
     """Give the tensors of one part of a model the part's own names, in place.
 
     Args:
-        part: A module with ``PublishedNames``.
+        part: The module.
         state_dict: That of the model.
         prefix: Prefix of the part in it.
         whole: Whether the part has to be there as a whole; else its own names may be there in
@@ -124,26 +121,30 @@ def rename_part(
         conversion = convert(tensors, part, "", optional=optional, layouts=layouts or part.layouts)
     except WeightsError as error:
         where = f"{prefix}* of the checkpoint: " if prefix else ""
-        hint = ""
-        # What FFNet trains as branches is one convolution then.
-        fused = not any(hasattr(module, "fused") for module in part.modules())
-        if fused and layouts and "FFNet" in layouts[0].name:
-            hint = "; load them before switch_to_deploy"
-        elif whole and not inside:
-            hint = (
-                ". A file of a backbone alone or of a classifier is for the backbone's init_cfg="
-                "dict(type='Pretrained', checkpoint=...)"
-            )
-        elif whole:
-            hint = (
-                ". What is to start anew is named by this part's init_cfg="
-                "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
-            )
-        raise WeightsError(f"{where}{error}{hint}") from error
+        layout = layouts[0].name if layouts else ""
+        raise WeightsError(f"{where}{error}{_remedy(own, layout, whole, inside)}") from error
     for full in inside.values():
         del state_dict[full]
     state_dict.update({prefix + name: tensor for name, tensor in conversion.state_dict.items()})
     return conversion
+
+
+def _remedy(own: Iterable[str], layout: str, whole: bool, inside: Mapping[str, str]) -> str:
+    """What can be done about a part that does not fit, for the end of a message."""
+    # What FFNet trains as branches is one convolution once it is fused.
+    if "FFNet" in layout and not any(".branches." in name for name in own):
+        return "; load them before switch_to_deploy"
+    if not whole:
+        return ""
+    if not inside:
+        return (
+            ". A file of a backbone alone or of a classifier is for the backbone's init_cfg="
+            "dict(type='Pretrained', checkpoint=...)"
+        )
+    return (
+        ". What is to start anew is named by this part's init_cfg="
+        "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
+    )
 
 
 def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
@@ -155,7 +156,7 @@ def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _declared_new(part: nn.Module) -> list[str]:
+def _declared_new(part: PublishedNames) -> list[str]:
     """What the part's ``Pretrained`` says that its weights lack."""
     cfgs = getattr(part, "init_cfg", None) or []
     patterns: list[str] = []
@@ -178,7 +179,7 @@ def rename_parts(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, T
     return renamed
 
 
-def published_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def published_parts(model: nn.Module) -> Iterator[tuple[str, PublishedNames]]:
     """The modules with ``PublishedNames`` of a model, and their prefixes in its state dict."""
     for name, part in model.named_modules():
         if isinstance(part, PublishedNames):

@@ -25,8 +25,7 @@ TOY = Layout(
     owners=("timm",),
     archs=("poolformer_*",),
     signature=(r"entry\.weight", r"layer0\.0\..+"),
-    rename=_rules.rename,
-    restore=_rules.restore,
+    rules=_rules,
     linear=pointwise_weights,
     scale_ndim=3,
 )

@@ -92,11 +92,7 @@ class Layout:
         archs: Shell patterns of the names of the networks that it is for.
         signature: Patterns of full names that are all found in every state dict of this layout
             and together in no other's; empty for one that is read as another.
-        rename: Maps each name of a state dict to the backbone's own name, to a classifier's below
-            ``CLASSIFIER``, to ``CLASSIFIER`` alone when it belongs to one of another form, or to
-            None when the layout does not have such a name.
-        restore: Maps each of the names that ``rename`` makes to the layout's; None when it has
-            none.
+        rules: The rename, to the backbone's own names and to a classifier's below ``CLASSIFIER``.
         linear: Which of a network's own names are weights of linear layers there, (out, in), and
             of 1x1 convolutions here, (out, in, 1, 1).
         scale_ndim: Dimensions of LayerScale there, the first of which are the channels.
@@ -108,8 +104,7 @@ class Layout:
     owners: tuple[str, ...]
     archs: tuple[str, ...]
     signature: tuple[str, ...]
-    rename: Callable[[Iterable[str]], Names]
-    restore: Callable[[Iterable[str]], Names]
+    rules: Rules
     linear: Callable[[Collection[str]], set[str]] = no_linear_layers
     scale_ndim: int = 1
     has_norm: bool = True
@@ -119,6 +114,14 @@ class Layout:
     def own(self) -> bool:
         """Whether its names are those of this package's modules."""
         return "mmmetaformer" in self.owners
+
+    def rename(self, names: Iterable[str]) -> Names:
+        """See :meth:`Rules.rename`."""
+        return self.rules.rename(names)
+
+    def restore(self, names: Iterable[str]) -> Names:
+        """See :meth:`Rules.restore`."""
+        return self.rules.restore(names)
 
     def serves(self, arch: str) -> bool:
         """Whether it is one of a network of ``list_archs()``."""

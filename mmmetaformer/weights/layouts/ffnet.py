@@ -14,6 +14,22 @@ from .base import CLASSIFIER, HEAD, Layout, Names, Rules
 Pair = tuple[str, str]
 
 
+class _FFNetRules(Rules):
+    """The patch merging is counted along with the blocks."""
+
+    def rename(self, names: Iterable[str]) -> Names:
+        return {name: own and _shift(own, -1) for name, own in super().rename(names).items()}
+
+    def restore(self, names: Iterable[str]) -> Names:
+        shifted = {name: _shift(name, 1) for name in names}
+        restored = super().restore(shifted.values())
+        return {name: restored[theirs] for name, theirs in shifted.items()}
+
+
+def _shift(name: str, by: int) -> str:
+    return re.sub(r"^stages\.([1-3])\.(\d+)\.", lambda m: f"stages.{m[1]}.{int(m[2]) + by}.", name)
+
+
 def _conv_norm(theirs: str, ours: str) -> list[Pair]:
     return [(f"{theirs}.c.{{leaf}}", f"{ours}.conv.{{leaf}}"),
             (f"{theirs}.bn.{{leaf}}", f"{ours}.norm.{{leaf}}")]  # fmt: skip
@@ -39,7 +55,7 @@ _BLOCK = "stages.{stage}.{block}"
 _TOKENS, _CHANNELS = f"{_BLOCK}.token_mixer.0.main", f"{_BLOCK}.channel_mixer.main"
 _MERGING = "stages.{later}.0.proj"
 _DOWNSAMPLING = "downsample_layers.{later}"
-_BOTH = (
+_BOTH: tuple[Pair | str, ...] = (
     *_conv_norm(f"{_TOKENS}.fc", f"{_BLOCK}.token_mixer.query"),
     *_conv_norm(f"{_CHANNELS}.conv", f"{_BLOCK}.mlp.conv"),
     (f"{_CHANNELS}.fc{{n}}.{{param}}", f"{_BLOCK}.mlp.fc{{n}}.{{param}}"),
@@ -48,7 +64,7 @@ _BOTH = (
     "norm{stage}.{leaf}",
 )
 
-_ffnet = Rules(
+_ffnet = _FFNetRules(
     *_conv_norm("patch_embed.0", "downsample_layers.0.conv1"),
     *_conv_norm("patch_embed.2", "downsample_layers.0.conv2"),
     *_two_kernels(f"{_MERGING}.0", f"{_DOWNSAMPLING}.conv"),
@@ -62,7 +78,7 @@ _ffnet = Rules(
     *HEAD,
 )
 
-_ffnet_seg = Rules(
+_ffnet_seg = _FFNetRules(
     *(
         pair
         for theirs, ours in ((0, 1), (2, 2), (4, 3), (5, 4))
@@ -103,44 +119,16 @@ _ffnet_head = Rules(
     "conv_seg.{param}",
 )
 
-
-def _shift(name: str, by: int) -> str:
-    return re.sub(r"^stages\.([1-3])\.(\d+)\.", lambda m: f"stages.{m[1]}.{int(m[2]) + by}.", name)
-
-
-def _layout(
-    name: str, archs: tuple[str, ...], signature: tuple[str, ...], rules: Rules, has_norm: bool
-) -> Layout:
-    def rename(names: Iterable[str]) -> Names:
-        return {name: own and _shift(own, -1) for name, own in rules.rename(names).items()}
-
-    def restore(names: Iterable[str]) -> Names:
-        return {name: rules.restore([_shift(name, 1)])[_shift(name, 1)] for name in names}
-
-    return Layout(
-        name, ("published",), archs, signature, rename, restore, scale_ndim=3, has_norm=has_norm
-    )
-
-
-FFNET = _layout(
-    "FFNet",
-    ("ffnet_[1-4]",),
-    (r"patch_embed\.0\.c\.weight", r"stages\.1\.0\.proj\.0\.conv\.c\.weight"),
-    _ffnet,
-    has_norm=True,
-)
-FFNET_SEG = _layout(
-    "FFNet_seg",
-    ("ffnet_seg",),
-    (r"patch_embed\.0\.c\.weight", r"stages\.1\.0\.proj\.0\.c\.weight"),
-    _ffnet_seg,
-    has_norm=False,
-)
-# Of a decode head and not of a network.
-FFNET_HEAD = _layout(
-    "FFNetHead",
-    (),
-    (r"squeeze\.0\.c\.weight", r"head_blocks\.0\..+"),
-    _ffnet_head,
-    has_norm=False,
+_PUBLISHED, _STEM = ("published",), r"patch_embed\.0\.c\.weight"
+FFNET = Layout(
+    "FFNet", _PUBLISHED, ("ffnet_[1-4]",), (_STEM, r"stages\.1\.0\.proj\.0\.conv\.c\.weight"),
+    _ffnet, scale_ndim=3,
+)  # fmt: skip
+FFNET_SEG = Layout(
+    "FFNet_seg", _PUBLISHED, ("ffnet_seg",), (_STEM, r"stages\.1\.0\.proj\.0\.c\.weight"),
+    _ffnet_seg, scale_ndim=3, has_norm=False,
+)  # fmt: skip
+# Of a decode head, and of no network.
+FFNET_HEAD = Layout(
+    "FFNetHead", _PUBLISHED, (), (r"squeeze\.0\.c\.weight", r"head_blocks\.0\..+"), _ffnet_head
 )

@@ -23,21 +23,11 @@ _mmpretrain = Rules(
 )
 
 TIMM_MLP_MIXER = Layout(
-    "timm MLP-Mixer",
-    owners=("timm",),
-    archs=_ARCHS,
-    signature=(r"stem\.proj\.weight", r"blocks\.0\.mlp_tokens\..+"),
-    rename=_timm.rename,
-    restore=_timm.restore,
-    linear=pointwise_weights,
-)
+    "timm MLP-Mixer", ("timm",), _ARCHS, (r"stem\.proj\.weight", r"blocks\.0\.mlp_tokens\..+"),
+    _timm, linear=pointwise_weights,
+)  # fmt: skip
 MMPRETRAIN_MLP_MIXER = Layout(
-    "mmpretrain MLP-Mixer",
-    owners=("mmpretrain",),
-    archs=_ARCHS,
-    signature=(r"patch_embed\.projection\.weight", r"layers\.0\.token_mix\..+"),
-    rename=_mmpretrain.rename,
-    restore=_mmpretrain.restore,
-    linear=pointwise_weights,
-    norm_in_mmpretrain="backbone.ln1",
-)
+    "mmpretrain MLP-Mixer", ("mmpretrain",), _ARCHS,
+    (r"patch_embed\.projection\.weight", r"layers\.0\.token_mix\..+"),
+    _mmpretrain, linear=pointwise_weights, norm_in_mmpretrain="backbone.ln1",
+)  # fmt: skip

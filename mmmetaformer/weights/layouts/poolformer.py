@@ -15,11 +15,6 @@ from collections.abc import Iterable
 
 from .base import HEAD, Layout, Names, Rules
 
-_outside_network = Rules(
-    ("patch_embed.proj.{leaf}", "downsample_layers.0.conv.{leaf}"),
-    *((f"norm{2 * stage}.{{leaf}}", f"norm{stage}.{{leaf}}") for stage in range(4)),
-    *HEAD,
-)
 _in_entry = Rules(
     ("downsample_layers.{stage}.proj.{leaf}", "downsample_layers.{stage}.conv.{leaf}"),
     ("stages.{stage}.{block}.layer_scale_{n}", "stages.{stage}.{block}.layer_scale{n}.scale"),
@@ -53,41 +48,46 @@ def _entries(names: Iterable[str]) -> dict[int, str]:
     return {index: entry for index, entry in entries.items() if chosen[entry] == index}
 
 
-def _rename(names: Iterable[str]) -> Names:
-    names = list(names)
-    entries = _entries(names)
-    renamed = _outside_network.rename(names)
-    for name in names:
-        match = _ENTRY.fullmatch(name)
-        if match and int(match[1]) in entries:
-            inside = f"{entries[int(match[1])]}.{match[2]}"
-            renamed[name] = _in_entry.rename([inside])[inside]
-    return renamed
+class _PoolFormerRules(Rules):
+    """Of what stands outside of ``network``; what is in it goes by its entries."""
+
+    def rename(self, names: Iterable[str]) -> Names:
+        names = list(names)
+        entries = _entries(names)
+        renamed = super().rename(names)
+        for name in names:
+            match = _ENTRY.fullmatch(name)
+            if match and int(match[1]) in entries:
+                inside = f"{entries[int(match[1])]}.{match[2]}"
+                renamed[name] = _in_entry.rename([inside])[inside]
+        return renamed
+
+    def restore(self, names: Iterable[str]) -> Names:
+        names = list(names)
+        network: dict[str, int] = {}
+        for stage in range(4):
+            entries = (f"downsample_layers.{stage}", f"pos_embeds.{stage}", f"stages.{stage}")
+            for entry in entries[stage == 0 :]:
+                # A stage is counted where it is not built, a position embedding where there is one.
+                if not entry.startswith("pos") or any(
+                    name.startswith(f"{entry}.") for name in names
+                ):
+                    network[entry] = len(network)
+        restored = super().restore(names)
+        for name, inside in _in_entry.restore(names).items():
+            entry, _, rest = re.sub(r"^(\w+\.\d+)\.", r"\1 ", inside or "").partition(" ")
+            if entry in network:
+                restored[name] = f"network.{network[entry]}.{rest}"
+        return restored
 
 
-def _restore(names: Iterable[str]) -> Names:
-    names = list(names)
-    network: dict[str, int] = {}
-    for stage in range(4):
-        entries = (f"downsample_layers.{stage}", f"pos_embeds.{stage}", f"stages.{stage}")
-        for entry in entries[stage == 0 :]:
-            # A stage is counted where it is not built, a position embedding where there is one.
-            if not entry.startswith("pos") or any(name.startswith(f"{entry}.") for name in names):
-                network[entry] = len(network)
-    restored = _outside_network.restore(names)
-    for name, inside in _in_entry.restore(names).items():
-        entry, _, rest = re.sub(r"^(\w+\.\d+)\.", r"\1 ", inside or "").partition(" ")
-        if entry in network:
-            restored[name] = f"network.{network[entry]}.{rest}"
-    return restored
-
-
-POOLFORMER = Layout(
-    "PoolFormer",
-    owners=("published", "mmpretrain"),
-    archs=("poolformer_*", "metaformer_*"),
-    signature=(r"patch_embed\.proj\.weight", r"network\.0\.0\..+"),
-    rename=_rename,
-    restore=_restore,
-    norm_in_mmpretrain="backbone.norm6",
+_rules = _PoolFormerRules(
+    ("patch_embed.proj.{leaf}", "downsample_layers.0.conv.{leaf}"),
+    *((f"norm{2 * stage}.{{leaf}}", f"norm{stage}.{{leaf}}") for stage in range(4)),
+    *HEAD,
 )
+POOLFORMER = Layout(
+    "PoolFormer", ("published", "mmpretrain"), ("poolformer_*", "metaformer_*"),
+    (r"patch_embed\.proj\.weight", r"network\.0\.0\..+"), _rules,
+    norm_in_mmpretrain="backbone.norm6",
+)  # fmt: skip

@@ -31,13 +31,7 @@ def _linear(own: Collection[str]) -> set[str]:
     return {name for name in pointwise_weights(own) if name.startswith(tuple(stages))}
 
 
-TIMM_METAFORMER = Layout(
-    "timm MetaFormer",
-    owners=("timm",),
-    archs=("poolformer*", "metaformer_*", "identityformer_*", "randformer_*", "convformer_*",
-           "caformer_*"),
-    signature=(r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+"),
-    rename=_rules.rename,
-    restore=_rules.restore,
-    linear=_linear,
-)  # fmt: skip
+_ARCHS = ("poolformer*", "metaformer_*", "identityformer_*", "randformer_*", "convformer_*",
+          "caformer_*")  # fmt: skip
+_SIGNATURE = (r"stem\.conv\.weight", r"stages\.0\.blocks\.0\..+")
+TIMM_METAFORMER = Layout("timm MetaFormer", ("timm",), _ARCHS, _SIGNATURE, _rules, linear=_linear)
