@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,13 @@ def export(
     try:
         conversion = fit(tensors, names, network.backbone, Conversion(layout.name, prefix))
     except WeightsError as error:
-        raise WeightsError(f"the source is not whole: {error}{network.hint}") from error
+        hint = (
+            f"; {network.arch} is the nearest of list_archs(), another network is given with "
+            "model= or --config"
+        )
+        is_known = network.is_known and "of another shape" not in str(error)
+        hint = "" if model is not None or is_known else hint
+        raise WeightsError(f"the source is not whole: {error}{hint}") from error
     lost = [name for reason in OF_OUTPUTS for name in conversion.dropped.get(reason, [])]
     if lost and not drop_outputs:
         raise WeightsError(
@@ -108,11 +114,11 @@ def export(
     if not drop_classifier:
         classified = {name: names[name] for name in conversion.dropped.get("classifier", [])}
         weights |= _checked_classifier(tensors, classified, network)
-    theirs = _names_there(weights, network, to, target, drop_outputs)
+    theirs = _names_there(list(weights), network, to, target, drop_outputs)
     sources = {own: name for name, own in names.items()}
     used = {sources[own] for own in theirs}
     return Export(
-        {name: _shaped_there(own, weights, target) for own, name in theirs.items()},
+        {theirs[own]: tensor for own, tensor in _shaped(weights, target).items() if own in theirs},
         dropped=[name for name in tensors if name not in used],
     )
 
@@ -152,10 +158,9 @@ def _checked_classifier(
 
 
 def _names_there(
-    own: Iterable[str], network: Network, to: str, target: Layout | None, drop_outputs: bool
+    own: list[str], network: Network, to: str, target: Layout | None, drop_outputs: bool
 ) -> dict[str, str]:
     """By our names, those of a target."""
-    own = list(own)
     classifier = [name for name in own if is_classifier(name)]
     if target is None:
         around, prefix = image_classifier(network.norm), "backbone." if classifier else ""
@@ -187,11 +192,16 @@ def _hint(lost: list[str]) -> str:
     return ""
 
 
-def _shaped_there(own: str, weights: Mapping[str, Tensor], target: Layout | None) -> Tensor:
-    """A tensor in the shape that it has in a target."""
-    tensor = weights[own]
+def _shaped(weights: dict[str, Tensor], target: Layout | None) -> dict[str, Tensor]:
+    """The tensors in the shapes that they have in a target."""
     if target is None:
-        return tensor
-    if _SCALE.fullmatch(own):
-        return tensor.reshape(-1, *[1] * (target.scale_ndim - 1))
-    return tensor.flatten(1) if own in target.linear(weights) else tensor
+        return weights
+    linear, ones = target.linear(weights), [1] * (target.scale_ndim - 1)
+    return {
+        own: tensor.reshape(-1, *ones)
+        if _SCALE.fullmatch(own)
+        else tensor.flatten(1)
+        if own in linear
+        else tensor
+        for own, tensor in weights.items()
+    }

@@ -78,16 +78,6 @@ class Network:
     is_known: bool
 
     @property
-    def hint(self) -> str:
-        """For the end of a message on what does not fit."""
-        if self.is_known:
-            return ""
-        return (
-            f"; {self.arch} is the nearest of list_archs(), another network is given with model= "
-            "or --config"
-        )
-
-    @property
     def channels(self) -> int:
         """Channels of the last stage."""
         settings: Any = self.backbone.settings
@@ -96,8 +86,7 @@ class Network:
     @property
     def has_norm(self) -> bool:
         """Whether its classifiers have a norm in front of the logits."""
-        published = [o for o in LAYOUTS if not o.own and o.serves(self.arch)]
-        return all(layout.has_norm for layout in published)
+        return all(o.has_norm for o in LAYOUTS if not o.own and o.serves(self.arch))
 
 
 def find_network(weights: Mapping[str, Tensor], model: Backbone | None = None) -> Network:

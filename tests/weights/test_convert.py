@@ -318,19 +318,6 @@ def test_an_added_key_does_not_change_what_an_entry_is(entry, checkpoints):
 # ---------------------------------------------------------------- parts that were replaced
 
 
-@pytest.mark.parametrize("new", ["token_mixer", ["token_mixer"], [r"stages\.\d+\.\d+\.token_m"]])
-def test_replaced_mixers_start_anew(new, checkpoints):
-    published = checkpoints["caformer"]
-    backbone, state = published.build(token_mixers="random_matrix"), published.state()
-    assert "missing" in refusal(state, backbone)
-    result = convert(state, backbone, new=new)
-    mixers = {name for name in published.names() if "token_mixer" in name}
-    assert set(result.dropped["declared new"]) == mixers
-    own = {name for name in backbone.state_dict() if "token_mixer" in name}
-    assert set(result.new) == own and len(own) == 5
-    assert set(result.state_dict) == set(backbone.state_dict()) - own
-
-
 def test_only_what_is_declared_starts_anew(checkpoints):
     """Stage 3 has another mixer; the attention of stage 2 is loaded, and must be there."""
     published = checkpoints["caformer"]

@@ -329,6 +329,9 @@ UNREADABLE = {
     "text": Wrong("it is none that torch.save wrote", bytes_of(b"no checkpoint at all")),
     "an answer": Wrong("it is none that torch.save wrote", bytes_of(b'{"message": "no"}')),
     "pickle": Wrong("it is none that torch.save wrote", pickled),
+    "git-lfs": Wrong(
+        "it is a pointer of git-lfs", bytes_of(b"version https://git-lfs.github.com/spec/v1")
+    ),
     "web page": Wrong("it is a web page", bytes_of(b"\n<!DOCTYPE html><html>404</html>")),
     "code": Wrong("it was not loaded", with_code),
     "no weights": Wrong(

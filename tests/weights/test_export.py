@@ -154,7 +154,7 @@ def test_all_checkpoints_are_covered(checkpoints):
     assert set(SAME) - set(CLASSIFIERS) == {"poolformer detector", "ffnet detector"}
 
 
-KINS = {
+TARGETS_OF = {
     "poolformer": ("published", "timm", "mmpretrain"),
     "identityformer": ("published", "timm"),
     "randformer": ("published", "timm"),
@@ -170,24 +170,24 @@ KINS = {
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: dict(state_dict=s)], ids=["flat", "dict"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", KINS)
+@pytest.mark.parametrize("name", TARGETS_OF)
 def test_every_family_to_every_target(name, dtype, wrap, checkpoints):
     """With the classifier: there, on to each other target, and back to the same bits."""
     state = checkpoints[name].state()
     state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
     own = export_state_dict(wrap({f"module.{key}": t for key, t in state.items()}), "mmmetaformer")
     assert len(own) == len(state) and "head.fc.weight" in own or "head.fc1.weight" in own
-    there = {to: export_state_dict(wrap(own), to) for to in KINS[name]}
+    there = {to: export_state_dict(wrap(own), to) for to in TARGETS_OF[name]}
     for first, weights in there.items():
         assert len(weights) == len(own)
         assert equal(export_state_dict(wrap(weights), "mmmetaformer"), own)
-        for second in KINS[name]:
+        for second in TARGETS_OF[name]:
             assert equal(export_state_dict(weights, second), there[second]), (first, second)
 
 
 @pytest.mark.parametrize(
     ("name", "to"),
-    [(name, to) for name, known in KINS.items() for to in TARGETS[1:] if to not in known],
+    [(name, to) for name, known in TARGETS_OF.items() for to in TARGETS[1:] if to not in known],
 )
 def test_targets_that_there_are_not(name, to, checkpoints):
     with pytest.raises(WeightsError, match=f"no {to} layout for |has no names for 1 tensors"):

@@ -25,7 +25,7 @@ def state_of(name: str, *, fused: bool = False, **options) -> dict[str, Tensor]:
 
 
 def small(name: str, **options) -> dict[str, Tensor]:
-    """Of two blocks per stage."""
+    """The same of two blocks per stage."""
     sizes = (
         dict(dim=32, depth=8) if "mixer" in name else dict(depths=[2] * 4, dims=[32, 64, 128, 256])
     )

@@ -49,7 +49,7 @@ def _entries(names: Iterable[str]) -> dict[int, str]:
 
 
 class _PoolFormerRules(Rules):
-    """Of what stands outside of ``network``; what is in it goes by its entries."""
+    """The rules are for what is outside of ``network``; what is in it goes by its entries."""
 
     def rename(self, names: Iterable[str]) -> Names:
         names = list(names)
@@ -69,9 +69,8 @@ class _PoolFormerRules(Rules):
             entries = (f"downsample_layers.{stage}", f"pos_embeds.{stage}", f"stages.{stage}")
             for entry in entries[stage == 0 :]:
                 # A stage is counted where it is not built, a position embedding where there is one.
-                if not entry.startswith("pos") or any(
-                    name.startswith(f"{entry}.") for name in names
-                ):
+                found = any(name.startswith(f"{entry}.") for name in names)
+                if found or not entry.startswith("pos"):
                     network[entry] = len(network)
         restored = super().restore(names)
         for name, inside in _in_entry.restore(names).items():
