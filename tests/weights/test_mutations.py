@@ -34,7 +34,7 @@ CHECKPOINTS = [
     "mixer mmpretrain", "mixer own",
 ]  # fmt: skip
 SETTINGS = settings(
-    max_examples=15,
+    max_examples=10,
     derandomize=True,
     database=None,
     deadline=None,
@@ -218,7 +218,7 @@ WITH_CLASSIFIER = [
 
 
 @pytest.mark.parametrize("name", WITH_CLASSIFIER)
-@settings(SETTINGS, max_examples=15)
+@settings(SETTINGS, max_examples=8)
 @given(data=st.data())
 def test_loading_classifiers(name, data, checkpoints, build_classifier):
     """Here everything counts."""
