@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 
+from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import run_cli
+from mmmetaformer.engine.launch import read_config, run_cli, walk
+from mmmetaformer.registry import MODELS
 from mmmetaformer.weights import read_checkpoint
 from mmmetaformer.weights.export import TARGETS, export
 
@@ -39,6 +41,9 @@ def main() -> None:
         action="store_true",
         help="leave out the classifier and the norm in front of it",
     )
+    parser.add_argument(
+        "--config", help="config with the backbone, where it is none of list_archs()"
+    )
     args = parser.parse_args()
     target = Path(args.target)
     if target.suffix not in (".pth", ".safetensors"):
@@ -50,6 +55,7 @@ def main() -> None:
         args.to,
         drop_outputs=args.drop_outputs,
         drop_classifier=args.drop_classifier,
+        model=args.config and backbone_of(args.config),
     )
     weights = {name: tensor.contiguous() for name, tensor in result.state_dict.items()}
     # Under another name until it is whole.
@@ -72,6 +78,26 @@ def main() -> None:
     if result.dropped:
         shown = ", ".join(result.dropped[:4]) + (" ..." if len(result.dropped) > 4 else "")
         print(f"left out {len(result.dropped)} of the source: {shown}")
+
+
+def backbone_of(config: str) -> Backbone:
+    """The backbone of a config, without memory.
+
+    Raises:
+        UserError: If it has none of this package, or it cannot be built.
+    """
+    model = read_config(config, needs=("model",)).model
+    cfg = next((part["backbone"] for part in walk(model) if part.get("backbone")), None)
+    if cfg is None:
+        raise UserError(f"the model of config {config!r} has no backbone")
+    try:
+        with torch.device("meta"):
+            backbone = MODELS.build(cfg)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the backbone of config {config!r}: {error}") from error
+    if not isinstance(backbone, Backbone):
+        raise UserError(f"the backbone of config {config!r} is none of mmmetaformer")
+    return backbone
 
 
 if __name__ == "__main__":

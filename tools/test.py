@@ -6,8 +6,6 @@ from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import (
@@ -20,6 +18,7 @@ from mmmetaformer.engine.launch import (
     walk,
 )
 from mmmetaformer.engine.preflight import check_config
+from mmmetaformer.engine.runner import build_runner
 from mmmetaformer.weights import is_pretrained
 
 
@@ -62,8 +61,7 @@ def main() -> None:
     ]
 
     prepare_processes(cfg)
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    runner.test()
+    build_runner(cfg).test()
 
 
 def drop_pretrained(model: ConfigDict) -> None:

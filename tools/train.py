@@ -3,9 +3,6 @@
 
 import argparse
 
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import (
     add_common_arguments,
@@ -16,6 +13,7 @@ from mmmetaformer.engine.launch import (
     run_cli,
 )
 from mmmetaformer.engine.preflight import check_config
+from mmmetaformer.engine.runner import build_runner
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,10 +62,10 @@ def main() -> None:
     cfg.custom_hooks = [
         *cfg.get("custom_hooks", []),
         dict(type="mmmetaformer.engine.hooks.CompleteCheckpointHook", use=use),
+        dict(type="mmmetaformer.engine.hooks.PlainCheckpointHook"),
     ]
     prepare_processes(cfg)
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    build_runner(cfg).train()
 
 
 def require_gpu_for_amp() -> None:

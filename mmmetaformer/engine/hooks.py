@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from ..weights import WeightsError, convert_classifier_state_dict
 from ..weights.convert import why_unusable
-from ..weights.loaders import source_of_all
 from ..weights.trained import rename_parts
 from .compilation import compile_backbones
 from .errors import UserError
@@ -38,14 +44,8 @@ class PublishedClassifierHook(Hook):
         Raises:
             WeightsError: If they do not fill the model.
         """
-        model = _bare_model(runner)
-        source = source_of_all(checkpoint.get("state_dict"))
-        try:
-            weights = convert_classifier_state_dict(checkpoint, model)
-        except WeightsError as error:
-            raise WeightsError(f"{source}: {error}" if source else str(error)) from error
         # Of several entries, mmengine takes this one.
-        checkpoint["state_dict"] = weights
+        checkpoint["state_dict"] = convert_classifier_state_dict(checkpoint, _bare_model(runner))
 
 
 class CompileBackboneHook(Hook):
@@ -124,6 +124,68 @@ class CompleteCheckpointHook(Hook):
             _check_resumable(checkpoint)
         if self.use == "test":
             _warn_of_other_classes(runner, checkpoint)
+
+
+class PlainCheckpointHook(Hook):
+    """Saves checkpoints that ``torch.load(weights_only=True)`` reads, whoever calls it.
+
+    mmengine's message hub holds ``HistoryBuffer`` and numpy scalars, which torch's safe loader
+    refuses. ``DetInferencer`` and ``MMSegInferencer`` read a file before they build its model, so
+    before this package could allow them. This hook saves plain containers, numbers and tensors
+    instead, and makes ``HistoryBuffer`` of them again when a checkpoint is loaded. Without the
+    hook such a checkpoint resumes, too, but for the history of the logged scalars. Added by
+    ``tools/train.py``.
+
+    numpy arrays become tensors, and objects of other classes None, with a warning.
+    """
+
+    # Behind hooks that add to the checkpoint, such as EMAHook.
+    priority = "LOWEST"
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Replace what torch's safe loader refuses."""
+        for name, content in checkpoint.items():
+            checkpoint[name] = _plain(content, name)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Make the histories what they were; older checkpoints pass as they are."""
+        hub = checkpoint.get("message_hub")
+        scalars = hub.get("log_scalars", {}) if isinstance(hub, dict) else {}
+        for name, history in scalars.items():
+            if isinstance(history, dict):
+                log, count = (history[f"{kind}_history"].cpu().numpy() for kind in _HISTORIES)
+                scalars[name] = HistoryBuffer(log, count, history["max_length"])
+
+
+_HISTORIES = ("log", "count")
+_PLAIN = (Tensor, str, bytes, bool, int, float, complex, type(None), torch.Size, torch.device)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy of a value in containers, numbers and tensors; ``where`` names it in warnings."""
+    if type(value) in _PLAIN or isinstance(value, Tensor | torch.dtype):
+        return value
+    if isinstance(value, HistoryBuffer):
+        history = dict(zip(_HISTORIES, value.data, strict=True))
+        content = {f"{kind}_history": array for kind, array in history.items()}
+        return _plain({**content, "max_length": value.max_length}, where)
+    if isinstance(value, Mapping):
+        if all(isinstance(item, Tensor) for item in value.values()):
+            return value  # a state dict, with its metadata
+        return {_plain(k, where): _plain(item, f"{where}.{k}") for k, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k))
+        return (set if kind is frozenset else kind)(_plain(item, where) for item in value)
+    if isinstance(value, np.generic | np.ndarray):
+        is_array = isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
+        return torch.from_numpy(value.copy()) if is_array else _plain(value.tolist(), where)
+    for kind in (bool, int, float, complex, str, bytes):  # subclasses of them
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    warn(f"{where} is of {type(value).__name__}, which checkpoints cannot hold: saved as None")
+    return None
 
 
 def _check_resumable(checkpoint: dict) -> None:

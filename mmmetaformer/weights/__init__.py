@@ -1,20 +1,20 @@
-"""Published weights.
+"""Published weights: where they are, what they are called and how they are loaded.
 
-``catalogue.py`` is the table of published files, ``files.py`` reads them safely, ``layouts.py``
-knows the key layouts as pure renames, ``convert.py`` fits them to a backbone, ``classifier.py`` to
-a whole image classifier, ``loading.py`` does all three with a report, ``trained.py`` renames inside
-of whole detectors and segmentors, ``loaders.py`` has mmengine read files as the rest does,
-``statistics.py`` knows the mean and std that files want, ``export.py`` goes from one layout to
-another, ``parts.py`` knows what a whole network holds, and ``mmengine_files.py`` lets mmengine's
-own checkpoints through torch's safe loader.
+- ``catalogue.py`` is the table of published files, and ``statistics.py`` knows the mean and the
+  standard deviation of images that they want.
+- ``files.py`` reads files and addresses safely; ``mmengine_files.py`` allows mmengine's own.
+- ``layouts/`` has the key layouts, all that is known of each in one place.
+- ``convert.py`` fits a state dict to a backbone, ``classifier.py`` to a whole image classifier.
+- ``loading.py`` reads, converts and loads, with a report: ``init_cfg=dict(type='Pretrained')``.
+- ``trained.py`` has the parts of whole detectors and segmentors rename their own tensors.
+- ``export.py`` goes from one layout to another; ``networks.py`` tells which network that is.
 """
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints
 from .classifier import convert_classifier_state_dict
-from .convert import WeightsError, convert_state_dict
+from .convert import convert_state_dict
 from .export import export_state_dict
-from .files import read_checkpoint
-from .loaders import register_loaders
+from .files import WeightsError, read_checkpoint
 from .loading import is_pretrained, load_pretrained
 from .mmengine_files import allow_mmengine_checkpoints
 from .statistics import data_preprocessor_for
@@ -36,4 +36,5 @@ __all__ = [
     "read_checkpoint",
 ]
 
-register_loaders()
+# Adds to what torch's safe loader reads, and changes nothing for files of other models.
+allow_mmengine_checkpoints()

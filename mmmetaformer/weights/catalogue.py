@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _HALF = (127.5, 127.5, 127.5)
@@ -60,7 +61,8 @@ class Checkpoint:
         """What the file is called in a folder with the others; those of timm's hub, which all have
         one name, after ``hub_id``."""
         name = self.url.rpartition("/")[2]
-        return f"{self.hub_id.rpartition('/')[2]}.safetensors" if name == _HUB_FILE else name
+        is_named_after_hub = self.hub_id is not None and name == _HUB_FILE
+        return f"{str(self.hub_id).rpartition('/')[2]}.safetensors" if is_named_after_hub else name
 
     @property
     def sha256_prefix(self) -> str | None:
@@ -120,7 +122,7 @@ _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download"
 _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5"
 
 
-def _on_hub(name: str) -> dict[str, str]:
+def _on_hub(name: str) -> dict[str, Any]:
     """Address and name of one of timm's files on its model hub."""
     hub_id = f"timm/{name}"
     return dict(url=f"https://huggingface.co/{hub_id}/resolve/main/{_HUB_FILE}", hub_id=hub_id)
@@ -303,7 +305,7 @@ def list_trained(config: str | None = None) -> list[TrainedCheckpoint]:
 
 def is_catalogued(url: str) -> bool:
     """Whether an address is that of a file in one of the tables."""
-    return any(checkpoint.url == url for checkpoint in (*CATALOGUE, *TRAINED))
+    return url in {*(c.url for c in CATALOGUE), *(t.url for t in TRAINED)}
 
 
 def by_url(url: str) -> Checkpoint | None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .files import WeightsError
-from .layouts import LAYOUTS, Layout, is_classifier
+from .layouts import LAYOUTS, Layout, is_classifier, is_of_backbone
 
-__all__ = ["Conversion", "WeightsError", "convert", "convert_state_dict"]
+if TYPE_CHECKING:
+    from .trained import PublishedNames
 
 # Under which keys training scripts wrap the weights of a model.
 # Averaged weights count where there are no others.
@@ -22,7 +24,8 @@ _WRAPPERS = (
     *("model_ema", "state_dict_ema", "ema_state_dict"),
 )
 _SHOWN = 5
-_DOT = re.compile(r"\.")
+# Why what serves outputs is left out.
+OF_OUTPUTS = ("for outputs that are not emitted", "behind the last emitted output")
 
 
 @dataclass
@@ -45,7 +48,60 @@ class Conversion:
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
 
-def convert_state_dict(state_dict: Mapping[str, Any], backbone: nn.Module) -> dict[str, Tensor]:
+@dataclass
+class Problems:
+    """What of a source does not fit a model."""
+
+    wrong: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    def fitted(self, name: str, tensor: Tensor, own: str, target: Tensor) -> Tensor | None:
+        """A tensor in the shape of the model's; None, with a note, if it cannot take its place."""
+        if reason := why_unusable(tensor, target):
+            self.unusable.append(f"{name} {reason}")
+        elif not reshapable(tensor, target):
+            shapes = tuple(tensor.shape), tuple(target.shape)
+            self.wrong.append(f"{name} is {shapes[0]}, the model's {own} {shapes[1]}")
+        else:
+            return tensor.reshape(target.shape)
+        return None
+
+    def check(self, layout: str, model: object) -> None:
+        """Raise ``WeightsError`` if there are any; a wrong shape is not said to be missing, too."""
+        found = [
+            f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}"
+            f"{' ...' if len(names) > _SHOWN else ''}"
+            for what, names in (
+                ("of another shape", self.wrong),
+                ("of unusable values", self.unusable),
+                ("missing", self.missing if not (self.wrong or self.unusable) else []),
+                ("unexpected", self.unexpected),
+            )
+            if names
+        ]
+        if found:
+            raise WeightsError(
+                f"weights in the {layout} layout do not fit this {type(model).__name__}: "
+                f"{'; '.join(found)}{self._if_fused()}"
+            )
+
+    def _if_fused(self) -> str:
+        """A hint when single convolutions stand for what has branches."""
+        absent = set(self.missing)
+        for name in self.unexpected:
+            part = name.rpartition(".weight")[0]
+            if {f"{part}.conv.weight", f"{part}.branches.0.conv.weight"} & absent:
+                return (
+                    "; the source is a fused network: call switch_to_deploy() on the backbone first"
+                )
+        return ""
+
+
+def convert_state_dict(
+    state_dict: Mapping[str, Any], backbone: PublishedNames
+) -> dict[str, Tensor]:
     """Turn a published state dict into the backbone's own.
 
     The layout (published, timm's, mmpretrain's or our own) is found out by itself, as are
@@ -68,9 +124,9 @@ def convert_state_dict(state_dict: Mapping[str, Any], backbone: nn.Module) -> di
 
 def convert(
     state_dict: Mapping[str, Any],
-    backbone: nn.Module,
+    backbone: PublishedNames,
     prefix: str | None = None,
-    new: Sequence[str] = (),
+    new: str | Sequence[str] = (),
     optional: Sequence[str] = (),
     layouts: Sequence[Layout] | None = None,
 ) -> Conversion:
@@ -86,58 +142,67 @@ def convert(
         optional: As ``new``, of what is taken from the source where it is there and fits.
         layouts: Those that may be found; None for the backbone's.
     """
-    if isinstance(new, str):
-        new = [new]
-
-    def is_new(name: str) -> bool:
-        return _fits_any(new, name)
-
     tensors = unwrap(state_dict)
     layout, prefix = identify(tensors, prefix, backbone.layouts if layouts is None else layouts)
-    result = Conversion(layout.name, prefix)
-    expected = backbone.state_dict()
-    outputs = {_output(name) for name in expected if backbone.is_for_outputs(name)}
-    unexpected, wrong, unusable = [], [], []
+    names = names_here(tensors, layout, prefix, backbone.state_dict())
+    new = [new] if isinstance(new, str) else new
+    return fit(tensors, names, backbone, Conversion(layout.name, prefix), new, optional)
 
+
+def names_here(
+    tensors: Iterable[str], layout: Layout, prefix: str, expected: Collection[str] = ()
+) -> dict[str, str | None]:
+    """Our names for those of a source below a prefix; None for what the layout does not have.
+
+    Args:
+        tensors: Names of the source.
+        layout: That of the source.
+        prefix: That of the backbone in the source.
+        expected: The backbone's own names: a class of somebody's own may have more than ours.
+    """
     inside = {name: name[len(prefix) :] for name in tensors if name.startswith(prefix)}
-    renamed = layout.rename(list(inside.values()))
-    if layout.own:  # a class of somebody's own may have more names
+    renamed = layout.rename(inside.values())
+    if layout.own:
         renamed |= {name: name for name in renamed if name in expected}
+    return {name: renamed[short] for name, short in inside.items()}
+
+
+def fit(
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str | None],
+    backbone: PublishedNames,
+    result: Conversion,
+    new: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> Conversion:
+    """Fill an empty conversion with tensors whose own names are known.
+
+    Args:
+        tensors: Those of the source.
+        names: By the names of the source the backbone's own; it may lack what stands outside.
+        backbone: As of :func:`convert`.
+        result: What is filled and returned.
+        new: As of :func:`convert`.
+        optional: As of :func:`convert`.
+    """
+    expected = backbone.state_dict()
+    problems = Problems()
     for name, tensor in tensors.items():
-        if name not in inside:
-            result.dropped.setdefault("outside of the backbone", []).append(name)
-            continue
-        own = renamed[inside[name]]
-        if is_of_backbone(own) and is_new(own):
-            result.dropped.setdefault("declared new", []).append(name)
-        elif own in result.state_dict:
-            unexpected.append(name)  # a second name for the same parameter
-        elif own in expected:
-            reason = why_unusable(tensor, expected[own])
-            if reason:
-                unusable.append(f"{name} {reason}")
-            elif reshapable(tensor, expected[own]):
-                result.state_dict[own] = tensor.reshape(expected[own].shape)
-            elif _fits_any(optional, own):
-                result.dropped.setdefault("of another shape, which was allowed", []).append(name)
-            else:
-                wrong.append(
-                    f"{name} is {tuple(tensor.shape)}, the backbone's {own} "
-                    f"{tuple(expected[own].shape)}"
-                )
-        elif is_classifier(own):
-            result.dropped.setdefault("classifier", []).append(name)
-        elif own is not None and backbone.is_for_outputs(own) and _output(own) not in outputs:
-            result.dropped.setdefault("for outputs that are not emitted", []).append(name)
-        elif own is not None and backbone.is_behind_outputs(own):
-            result.dropped.setdefault("behind the last emitted output", []).append(name)
-        else:
-            unexpected.append(name)
+        own = names.get(name)
+        reason = _why_left_out(name, names, expected, backbone, new)
+        if reason is not None:
+            result.dropped.setdefault(reason, []).append(name)
+        elif own is None or own not in expected or own in result.state_dict:
+            problems.unexpected.append(name)  # no place, or a second name for the same
+        elif not reshapable(tensor, expected[own]) and _fits_any(optional, own):
+            reason = "of another shape, which was allowed"
+            result.dropped.setdefault(reason, []).append(name)
+        elif (fitted := problems.fitted(name, tensor, own, expected[own])) is not None:
+            result.state_dict[own] = fitted
 
     # A part without parameters may stand in place of one with some, and the other way round.
-    names = [*expected, *filter(is_of_backbone, renamed.values())]
-    unmatched = [p for p in new if not any(re.search(p, name) for name in names)]
-    if unmatched:
+    known = [*expected, *(own for own in names.values() if own and is_of_backbone(own))]
+    if unmatched := [p for p in new if not any(re.search(p, name) for name in known)]:
         raise WeightsError(
             f"new={unmatched} fits no parameter of this {type(backbone).__name__} nor of the source"
         )
@@ -147,44 +212,42 @@ def convert(
     result.new = [
         name
         for name in absent
-        if is_new(name)
-        or _fits_any(optional, name)
+        if _fits_any((*new, *optional), name)
         or (backbone.is_for_outputs(name) and _output(name) not in loaded)
     ]
-    missing = [name for name in absent if name not in result.new]
-    check_complete(layout.name, type(backbone).__name__, wrong, missing, unexpected, unusable)
+    problems.missing = [name for name in absent if name not in result.new]
+    problems.check(result.layout, backbone)
     return result
+
+
+def _why_left_out(
+    name: str,
+    names: Mapping[str, str | None],
+    expected: Mapping[str, Tensor],
+    backbone: PublishedNames,
+    new: Sequence[str],
+) -> str | None:
+    """Why a tensor of a source has no place in a backbone, as it should be; None if it has one, or
+    should have."""
+    if name not in names:
+        return "outside of the backbone"
+    own = names[name]
+    if own is None:
+        return None
+    if is_classifier(own):
+        return "classifier"
+    if _fits_any(new, own):
+        return "declared new"
+    if own in expected:
+        return None
+    built = {_output(known) for known in expected if backbone.is_for_outputs(known)}
+    if backbone.is_for_outputs(own) and _output(own) not in built:
+        return OF_OUTPUTS[0]
+    return OF_OUTPUTS[1] if backbone.is_behind_outputs(own) else None
 
 
 def _fits_any(patterns: Sequence[str], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
-
-
-def check_complete(
-    layout: str,
-    target: str,
-    wrong: list[str],
-    missing: list[str],
-    unexpected: list[str],
-    unusable: Sequence[str] = (),
-) -> None:
-    """Raise ``WeightsError`` if anything is wrong; a wrong shape is not said to be missing, too."""
-    problems = [
-        f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
-        for what, names in (
-            ("of another shape", wrong),
-            ("of unusable values", unusable),
-            ("missing", missing if not (wrong or unusable) else []),
-            ("unexpected", unexpected),
-        )
-        if names
-    ]
-    if problems:
-        raise WeightsError(
-            f"weights in the {layout} layout do not fit this {target}: "
-            + "; ".join(problems)
-            + _if_fused(unexpected, missing)
-        )
 
 
 def innermost(checkpoint: Any) -> Any:
@@ -239,38 +302,28 @@ def identify(
             "init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
         )
     under = f" under the prefix {prefix!r}" if prefix else ""
+    known = ", ".join(layout.name for layout in layouts if layout.signature)
     raise WeightsError(
-        f"unknown layout{under}: known are {', '.join(layout.name for layout in layouts)}; the "
-        f"first keys are {list(tensors)[:_SHOWN]}{_nearest(tensors, layouts)}"
+        f"unknown layout{under}: known are {known}; the first keys are {list(tensors)[:_SHOWN]}"
+        f"{_nearest(tensors, layouts)}"
     )
-
-
-def _if_fused(unexpected: Sequence[str], missing: Sequence[str]) -> str:
-    """A hint for the end of a message when single convolutions stand for what has branches."""
-    absent = set(missing)
-    for name in unexpected:
-        part = name.rpartition(".weight")[0]
-        if {f"{part}.conv.weight", f"{part}.branches.0.conv.weight"} & absent:
-            return "; the source is a fused network: call switch_to_deploy() on the backbone first"
-    return ""
 
 
 def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
     """The layout that knows most of the names, for the end of a message."""
-    prefixes = {"", *(name[: match.end()] for name in tensors for match in _DOT.finditer(name))}
+    prefixes = {"", *(p for name in tensors for p in accumulate(re.findall(r"[^.]*\.", name)))}
     # A prefix of a whole network is one of many names.
     prefixes = {p for p in prefixes if 2 * sum(n.startswith(p) for n in tensors) >= len(tensors)}
     best, most, unknown, lacking = "", 0, [], []
     # Ours last, for they let nearly any name of a block through.
-    for layout in sorted(layouts, key=lambda layout: layout.own):
+    for layout in sorted(filter(lambda layout: layout.signature, layouts), key=lambda o: o.own):
         for prefix in sorted(prefixes):
-            inside = [name for name in tensors if name.startswith(prefix)]
-            renamed = layout.rename([name.removeprefix(prefix) for name in inside])
+            renamed = names_here(tensors, layout, prefix)
             known = sum(map(is_of_backbone, renamed.values()))
             if known > most:
                 best, most = layout.name, known
-                unknown = [name for name in inside if renamed[name.removeprefix(prefix)] is None]
-                lacking = layout.lacking(renamed)
+                unknown = [name for name, own in renamed.items() if own is None]
+                lacking = layout.lacking(name[len(prefix) :] for name in renamed)
     if not most:
         return ""
     return (
@@ -280,19 +333,9 @@ def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
     )
 
 
-def is_of_backbone(own: str | None) -> bool:
-    """Whether a layout has made a name of a backbone's of a name."""
-    return own is not None and not is_classifier(own)
-
-
-def layout_named(name: str) -> Layout:
-    """The layout that a :class:`Conversion` names."""
-    return next(layout for layout in LAYOUTS if layout.name == name)
-
-
 def _output(own: str) -> str:
     """``norm2`` or ``pyramid.levels.2``: the part that serves one output."""
-    return re.match(r"(?:pyramid\.)?[a-z]+\.?\d*", own).group()
+    return re.sub(r"^((?:pyramid\.)?[a-z]+\.?\d*).*", r"\1", own)
 
 
 def reshapable(source: Tensor, target: Tensor) -> bool:

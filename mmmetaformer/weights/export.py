@@ -1,130 +1,26 @@
-"""From one key layout to another, by names and shapes alone."""
+"""From one key layout to another."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .convert import identify, is_of_backbone, layout_named, unwrap, why_unusable
+from .classifier import check_classifier, names_around_backbone
+from .convert import OF_OUTPUTS, Conversion, fit, identify, names_here, unwrap, why_unusable
 from .files import WeightsError
-from .layouts import BASELINES, CLASSIFIER, Layout, Rules, around_backbone, is_classifier
-from .parts import check_classifier, check_network
+from .layouts import CLASSIFIER, LAYOUTS, Layout, image_classifier, is_classifier, is_of_backbone
+from .networks import Network, find_network
+
+if TYPE_CHECKING:  # the backbones import the weights
+    from ..backbones.base import Backbone
 
 _OURS = "mmmetaformer"
 TARGETS = (_OURS, "published", "timm", "mmpretrain")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where someone has the tensors of a network.
-
-    Attributes:
-        layout: That of the backbone.
-        around: Names of a classifier that stands around the backbone, which is below
-            ``backbone.`` then; None if they are the layout's.
-    """
-
-    layout: Layout
-    around: Rules | None = None
-
-    @property
-    def prefix(self) -> str:
-        return "" if self.around is None else "backbone."
-
-    def restore(self, names: list[str]) -> dict[str, str | None]:
-        """From our names to the target's; None for those that it does not have."""
-        if self.around is None:
-            return self.layout.restore(names)
-        restored = self.layout.restore([name for name in names if not is_classifier(name)])
-        below = {name: theirs and self.prefix + theirs for name, theirs in restored.items()}
-        return {n: self.around.restore_one(n) if is_classifier(n) else below[n] for n in names}
-
-
-@dataclass(frozen=True)
-class Kin:
-    """Networks of which someone has the tensors in the same places.
-
-    Attributes:
-        mark: Pattern of a name that each of them has here.
-        targets: Their layouts, by whose they are; ours is below.
-        norm: Where our classifier has the norm in front of the logits; None if it has none.
-        isotropic: Whether they have one stride.
-    """
-
-    mark: str
-    targets: dict[str, Target] = field(default_factory=dict)
-    norm: str | None = "backbone.norm3"
-    isotropic: bool = False
-
-    @property
-    def ours(self) -> Target:
-        layout = layout_named("mmmetaformer isotropic" if self.isotropic else "mmmetaformer")
-        return Target(layout, around_backbone(self.norm))
-
-    def target(self, to: str) -> Target:
-        targets = {_OURS: self.ours, **self.targets}
-        if to not in targets:
-            raise WeightsError(f"there is no {to} layout for this network, only {[*targets]}")
-        return targets[to]
-
-    def around(self, layout: Layout) -> Rules:
-        """The classifier around a backbone of a layout."""
-        same = [t.around for t in self.targets.values() if t.layout is layout and t.around]
-        return same[0] if same else self.ours.around
-
-
-# The first whose mark is found.
-_KINS = (
-    Kin(
-        r"downsample_layers\.0\.conv4\.",
-        dict(published=Target(layout_named("FFNet_seg"))),
-        norm=None,
-    ),
-    Kin(r"downsample_layers\.0\.conv2\.", dict(published=Target(layout_named("FFNet")))),
-    Kin(
-        r"downsample_layers\.0\.post_norm\.",
-        dict(published=Target(BASELINES), timm=Target(layout_named("timm MetaFormer"))),
-        norm="head.norm",
-    ),
-    Kin(
-        r"downsample_layers\.0\.conv\.",
-        dict(
-            published=Target(layout_named("PoolFormer")),
-            # The same tensors, but timm normalises behind the pooling what is normalised in front
-            # of it everywhere else.
-            timm=Target(layout_named("timm MetaFormer")),
-            mmpretrain=Target(layout_named("PoolFormer"), around_backbone("backbone.norm6")),
-        ),
-    ),
-    Kin(r"downsample_layers\."),
-    Kin(
-        r"blocks\.0\.token_mixer\.fc1\.",
-        dict(
-            timm=Target(layout_named("timm MLP-Mixer")),
-            mmpretrain=Target(
-                layout_named("mmpretrain MLP-Mixer"), around_backbone("backbone.ln1")
-            ),
-        ),
-        isotropic=True,
-    ),
-    Kin(
-        r"blocks\.0\.token_mixer\.conv\.",
-        dict(
-            published=Target(layout_named("ConvMixer")),
-            timm=Target(layout_named("timm ConvMixer")),
-            mmpretrain=Target(layout_named("mmpretrain ConvMixer"), around_backbone()),
-        ),
-        norm=None,
-        isotropic=True,
-    ),
-    Kin(r"blocks\.", isotropic=True),
-)
-_LINEAR = re.compile(r".*(mlp\.fc[12]|token_mixer\.pwconv[12])\.weight")
 _SCALE = re.compile(r".*layer_scale[12]\.scale")
 _OUTPUT = re.compile(r"norm[0-3]\.\w+|pyramid\..+")
 
@@ -149,12 +45,13 @@ def export_state_dict(
     *,
     drop_outputs: bool = False,
     drop_classifier: bool = False,
+    model: Backbone | None = None,
 ) -> dict[str, Tensor]:
     """Bring the weights of a backbone, and of its classifier, from any known layout into another.
 
-    Nothing is built and no value is changed, so that there and back gives the same bits. A
-    classifier goes with its backbone; ours is mmpretrain's ``ImageClassifier``, as in
-    ``configs/imagenet``: ``backbone.*`` and ``head.*``. Without one our names are the backbone's.
+    No value is changed, so that there and back gives the same bits. A classifier goes with its
+    backbone; ours is mmpretrain's ``ImageClassifier``, as in ``configs/imagenet``: ``backbone.*``
+    and ``head.*``. Without one our names are the backbone's.
 
     Args:
         state_dict: What was read from a file, in any layout that :func:`convert_state_dict` takes.
@@ -163,6 +60,8 @@ def export_state_dict(
         drop_outputs: Leave out what dense prediction adds (output norms, a pyramid) where the
             layout has no place for it.
         drop_classifier: Leave out the classifier and the norm in front of it.
+        model: The backbone that the weights are of, which has to be given if its parts are those
+            of no network of ``list_archs()``.
 
     Returns:
         Names of the layout with the tensors of the source.
@@ -173,7 +72,7 @@ def export_state_dict(
             for the network or it lacks names.
     """
     return export(
-        state_dict, to, drop_outputs=drop_outputs, drop_classifier=drop_classifier
+        state_dict, to, drop_outputs=drop_outputs, drop_classifier=drop_classifier, model=model
     ).state_dict
 
 
@@ -183,120 +82,104 @@ def export(
     *,
     drop_outputs: bool = False,
     drop_classifier: bool = False,
+    model: Backbone | None = None,
 ) -> Export:
     """As :func:`export_state_dict`, with the account of what is left out."""
     if to not in TARGETS:
         raise WeightsError(f"unknown layout {to!r}: expected one of {TARGETS}")
     tensors = unwrap(state_dict)
-    kin, ours = _ours(tensors, drop_classifier)
-    if drop_classifier:
-        ours = {own: name for own, name in ours.items() if not is_classifier(own)}
-    _check_values({name: tensors[name] for name in ours.values()})
-    weights = {own: _reshaped(tensors[name], own, 4, 1) for own, name in ours.items()}
-    _check_whole(weights, kin)
-    theirs = _names_there(list(weights), kin, to, drop_outputs)
-    used = {ours[own] for own in theirs}
-    linear = _linear_there(kin.target(to).layout, weights)
-    scale_ndim = kin.target(to).layout.scale_ndim
+    layout, prefix = identify(tensors)
+    names = names_here(tensors, layout, prefix, () if model is None else model.state_dict())
+    own = {name: theirs for theirs, name in names.items() if name and is_of_backbone(name)}
+    network = find_network({name: tensors[theirs] for name, theirs in own.items()}, model)
+    target = _target(network, to)
+    names = names_around_backbone(tensors, names, prefix, network.norm)
+    try:
+        conversion = fit(tensors, names, network.backbone, Conversion(layout.name, prefix))
+    except WeightsError as error:
+        hint = (
+            f"; {network.arch} is the nearest of list_archs(), another network is given with "
+            "model= or --config"
+        )
+        is_known = network.is_known and "of another shape" not in str(error)
+        hint = "" if model is not None or is_known else hint
+        raise WeightsError(f"the source is not whole: {error}{hint}") from error
+    lost = [name for reason in OF_OUTPUTS for name in conversion.dropped.get(reason, [])]
+    if lost and not drop_outputs:
+        raise WeightsError(
+            f"the given network has no place for {len(lost)} tensors of the source, such as "
+            f"{lost[:3]}: drop_outputs leaves them out"
+        )
+    weights = conversion.state_dict
+    if not drop_classifier:
+        classified = {name: names[name] for name in conversion.dropped.get("classifier", [])}
+        weights |= _checked_classifier(tensors, classified, network)
+    theirs = _names_there(list(weights), network, to, target, drop_outputs)
+    sources = {own: name for name, own in names.items()}
+    used = {sources[own] for own in theirs}
     return Export(
-        {
-            name: _reshaped(weights[own], own, 2 if own in linear else 4, scale_ndim)
-            for own, name in theirs.items()
-        },
+        {theirs[own]: tensor for own, tensor in _shaped(weights, target).items() if own in theirs},
         dropped=[name for name in tensors if name not in used],
     )
 
 
-def _ours(tensors: Mapping[str, Tensor], drop_classifier: bool) -> tuple[Kin, dict[str, str]]:
-    """The network of a source and, by our names, the names in it."""
-    layout, prefix = identify(tensors)
-    inside = {name[len(prefix) :]: name for name in tensors if name.startswith(prefix)}
-    renamed = layout.rename(list(inside))
-    unknown = [inside[name] for name, own in renamed.items() if own is None]
-    if unknown:
-        raise WeightsError(f"the {layout.name} layout does not have the names {unknown[:5]}")
-    _check_numbers(layout, renamed)
-    kin = next(k for k in _KINS if any(own and re.match(k.mark, own) for own in renamed.values()))
-    pairs = [(own, inside[name]) for name, own in renamed.items()]
-    pairs = _with_classifier_around(pairs, tensors, kin.around(layout), prefix)
-    if not drop_classifier and any(own == CLASSIFIER for own, _ in pairs):
-        names = [name for own, name in pairs if own == CLASSIFIER]
+def _target(network: Network, to: str) -> Layout | None:
+    """The layout of an owner that serves a network; None for our own."""
+    if to == _OURS:
+        return None
+    known = {owner: layout for layout in LAYOUTS if layout.serves(network.arch)
+             for owner in layout.owners}  # fmt: skip
+    if to not in known:
+        raise WeightsError(f"there is no {to} layout for {network.arch}, only {[*known]}")
+    return known[to]
+
+
+def _checked_classifier(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str | None], network: Network
+) -> dict[str, Tensor]:
+    """The tensors of a classifier by our names, if it has a place here and is whole."""
+    if other := [name for name, own in names.items() if own == CLASSIFIER]:
         raise WeightsError(
-            f"a classifier with {names[:5]} has no place in our layout: drop_classifier leaves it "
+            f"a classifier with {other[:5]} has no place in our layout: drop_classifier leaves it "
             "out"
         )
-    ours: dict[str, str] = {}
-    for own, name in pairs:
-        if own in ours and own != CLASSIFIER:
-            raise WeightsError(f"{ours[own]} and {name} are two names for the same tensor")
-        ours[own] = name
-    return kin, ours
-
-
-def _check_numbers(layout: Layout, renamed: Mapping[str, str | None]) -> None:
-    """A layout that counts across stages must count on to what stands there."""
-    restored = layout.restore([own for own in renamed.values() if own != CLASSIFIER])
-    for name, own in renamed.items():
-        if own != CLASSIFIER and restored[own] != name:
-            raise WeightsError(
-                f"the source is not whole: {name} would be {restored[own]} in the {layout.name} "
-                "layout, if nothing was missing in front of it"
-            )
-
-
-def _with_classifier_around(
-    pairs: list[tuple[str, str]], tensors: Mapping[str, Tensor], around: Rules, prefix: str
-) -> list[tuple[str, str]]:
-    """Our names with those of a classifier that stands around a backbone, if there is one."""
-    if not f".{prefix}".endswith(".backbone."):
-        return pairs
-    root = prefix.removesuffix("backbone.")
-    if not any(name.startswith(f"{root}head.") for name in tensors):
-        return pairs
-    beside = [name for name in tensors if name.startswith((f"{root}head.", f"{root}neck."))]
-    names = {name: own for own, name in pairs} | dict.fromkeys(beside)
-    of_classifier = around([name[len(root) :] for name in names])
-    return [(of_classifier[name[len(root) :]] or own, name) for name, own in names.items()]
-
-
-def _check_values(tensors: Mapping[str, Tensor]) -> None:
-    """What no model of this package would load is not passed on."""
-    for name, tensor in tensors.items():
+    classifier: dict[str, Tensor] = {}
+    for name, own in names.items():
+        if own in classifier:
+            raise WeightsError(f"{name} is a second name for {own}")
         # Whole numbers count batches, and nothing else.
         counts = name.endswith("num_batches_tracked")
-        reason = None if counts else why_unusable(tensor, torch.empty(0))
-        if reason:
+        if reason := None if counts else why_unusable(tensors[name], torch.empty(0)):
             raise WeightsError(f"unusable values in the source: {name} {reason}")
+        classifier[str(own)] = tensors[name]
+    if classifier:
+        check_classifier(classifier, network.channels, has_norm=network.has_norm)
+    return classifier
 
 
-def _check_whole(weights: Mapping[str, Tensor], kin: Kin) -> None:
-    channels = check_network({n: t for n, t in weights.items() if is_of_backbone(n)})
-    classifier = {
-        name.removeprefix(f"{CLASSIFIER}."): tensor
-        for name, tensor in weights.items()
-        if is_classifier(name)
-    }
-    if not classifier:
-        return
-    try:
-        check_classifier(classifier, channels, normed=kin.norm is not None)
-    except WeightsError as error:
-        raise WeightsError(f"{error}; drop_classifier leaves it out") from error
-
-
-def _names_there(own: list[str], kin: Kin, to: str, drop_outputs: bool) -> dict[str, str]:
+def _names_there(
+    own: list[str], network: Network, to: str, target: Layout | None, drop_outputs: bool
+) -> dict[str, str]:
     """By our names, those of a target."""
-    target = kin.target(to)
-    if to == _OURS and not any(map(is_classifier, own)):
-        return {name: name for name in own}
-    names = target.restore(own)
+    classifier = [name for name in own if is_classifier(name)]
+    if target is None:
+        around, prefix = image_classifier(network.norm), "backbone." if classifier else ""
+        names: dict[str, str | None] = {name: f"{prefix}{name}" for name in own}
+    else:
+        names = target.restore(own)
+        around = None
+        if to == "mmpretrain":
+            around = image_classifier(target.norm_in_mmpretrain)
+            names = {name: theirs and f"backbone.{theirs}" for name, theirs in names.items()}
+    if around is not None:
+        names |= around.restore(classifier)
     lost = [name for name, theirs in names.items() if theirs is None]
     if drop_outputs:
         lost = [name for name in lost if not _OUTPUT.fullmatch(name)]
     if lost:
         raise WeightsError(
-            f"the {target.layout.name} layout has no names for {len(lost)} tensors of the source, "
-            f"such as {lost[:3]}{_hint(lost)}"
+            f"the {target.name if target else to} layout has no names for {len(lost)} tensors of "
+            f"the source, such as {lost[:3]}{_hint(lost)}"
         )
     return {name: theirs for name, theirs in names.items() if theirs is not None}
 
@@ -309,28 +192,16 @@ def _hint(lost: list[str]) -> str:
     return ""
 
 
-def _linear_there(layout: Layout, own: Mapping[str, Tensor]) -> set[str]:
-    """Which of the 1x1 convolutions are linear layers in a layout."""
-    candidates = {name for name in own if _LINEAR.fullmatch(name)}
-    if layout.linear == "none":
-        return set()
-    if layout.linear == "all":
-        return candidates
-    stages = {name.rpartition(".token_mixer.qkv.")[0] for name in own if ".qkv." in name}
-    stages = {re.match(r"stages\.\d\.", f"{block}.").group() for block in stages}
-    return {name for name in candidates if name.startswith(tuple(stages))}
-
-
-def _reshaped(tensor: Tensor, own: str, linear_ndim: int, scale_ndim: int) -> Tensor:
-    """A weight of a 1x1 convolution or a LayerScale with so many dimensions; else as it is."""
-    if _SCALE.fullmatch(own):
-        shape = (-1, *[1] * (scale_ndim - 1))
-        fits = tensor.ndim in (1, 3) and tensor.numel() == tensor.shape[0]
-    elif _LINEAR.fullmatch(own):
-        shape = (*tensor.shape[:2], *[1] * (linear_ndim - 2))
-        fits = tensor.ndim in (2, 4) and tensor.numel() == tensor.shape[:2].numel()
-    else:
-        return tensor
-    if not fits:
-        raise WeightsError(f"{own} has the shape {tuple(tensor.shape)}: that fits no network")
-    return tensor.reshape(shape)
+def _shaped(weights: dict[str, Tensor], target: Layout | None) -> dict[str, Tensor]:
+    """The tensors in the shapes that they have in a target."""
+    if target is None:
+        return weights
+    linear, ones = target.linear(weights), [1] * (target.scale_ndim - 1)
+    return {
+        own: tensor.reshape(-1, *ones)
+        if _SCALE.fullmatch(own)
+        else tensor.flatten(1)
+        if own in linear
+        else tensor
+        for own, tensor in weights.items()
+    }

@@ -17,7 +17,6 @@ import torch
 from mmengine.dist import barrier
 
 from .catalogue import by_url, is_catalogued, sha256_prefix
-from .mmengine_files import load_safely
 
 _TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -166,9 +165,7 @@ def _read(path: Path) -> Any:
     # torch's own switch, which whatever else loads the file obeys, too.
     trusted = os.environ.get(_TRUST, "0").lower() in ("1", "y", "yes", "true")
     try:
-        if trusted:
-            return torch.load(path, map_location="cpu", weights_only=False)
-        return load_safely(path)
+        return torch.load(path, map_location="cpu", weights_only=not trusted)
     except Exception as error:  # of a damaged file, nearly any
         refused = re.search(r"(?:Unsupported (?:global|class)|GLOBAL) [^.]*\S+", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit
-from torch import nn
 
 from .convert import Conversion, convert
 from .files import WeightsError, read_checkpoint
+
+if TYPE_CHECKING:
+    from .trained import PublishedNames
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def is_pretrained(cfg: Any) -> bool:
 
 
 def load_pretrained(
-    backbone: nn.Module,
+    backbone: PublishedNames,
     checkpoint: str | Path,
     prefix: str | None = None,
     new: Sequence[str] = (),

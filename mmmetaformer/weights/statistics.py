@@ -50,18 +50,19 @@ def data_preprocessor_for(
     """
     if channel_order not in ("bgr_to_rgb", "to_rgb"):
         raise ValueError(f"channel_order must be 'bgr_to_rgb' or 'to_rgb', got {channel_order!r}")
-    if isinstance(backbone, str):
-        known = find_checkpoint(backbone, pretrained)
-    elif not isinstance(backbone, Mapping):
+    if not isinstance(backbone, str | Mapping):
         raise TypeError(
             "backbone must be the config of a backbone or the name of a network, got "
             f"{type(backbone).__name__}"
         )
-    else:
-        known = next(published_weights(backbone), None)
+    known = (
+        find_checkpoint(backbone, pretrained)
+        if isinstance(backbone, str)
+        else next(published_weights(backbone), None)
+    )
     if known is None:
         raise ValueError(
-            f"no published weights are known of {dict(backbone)}: give pretrained=..., or mean and "
+            f"no published weights are known of {backbone}: give pretrained=..., or mean and "
             "std by hand; mmmetaformer.list_checkpoints() says what is known"
         )
     settings = known.data_preprocessor()
@@ -76,10 +77,12 @@ def published_weights(backbone: Mapping[str, Any]) -> Iterator[Checkpoint]:
         TypeError, ValueError: If there is no such backbone, or there are no such weights of it.
     """
     arch = arch_of(backbone)
-    for source in _pretrained_sources(backbone):
-        known = published_file(source, arch)
-        if known is not None:
-            yield known
+    init_cfg = backbone.get("init_cfg")
+    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        if isinstance(cfg, dict) and is_pretrained(cfg) and isinstance(cfg.get("checkpoint"), str):
+            known = published_file(cfg["checkpoint"], arch)
+            if known is not None:
+                yield known
     pretrained = backbone.get("pretrained")
     if pretrained and _backbone_class(backbone) is not None:
         if arch is None:
@@ -96,16 +99,14 @@ def arch_of(part: Mapping[str, Any]) -> str | None:
     cls = _backbone_class(part)
     if cls is None:
         return None
-    # Not above: the backbones import the weights.
     from ..backbones.arch import full_name
 
-    default = signature(cls).parameters["arch"].default
-    arch = part.get("arch", default)
+    arch = part.get("arch", signature(cls).parameters["arch"].default)
     return full_name(arch, cls.family) if isinstance(arch, str) else None
 
 
-def _backbone_class(part: Mapping[str, Any]) -> type | None:
-    """The class of a backbone of this package that a config is of.
+def _backbone_class(part: Mapping[str, Any]) -> Any:
+    """The class of a backbone of this package that a config is of, or None.
 
     What does not exist is left to who builds it: a part may be of another registry.
     """
@@ -129,24 +130,12 @@ def published_file(source: str, arch: str | None = None) -> Checkpoint | None:
         arch: The network that it is for.
     """
     name = PurePosixPath(unquote(urlparse(source).path)).name
-    known = by_url(source) or _first(c for c in CATALOGUE if c.file_name == name)
+    known = by_url(source) or next((c for c in CATALOGUE if c.file_name == name), None)
     if known is not None or not is_local(source):
         return known
-    of_arch = [c for c in CATALOGUE if c.arch == arch and c.sha256_prefix]
+    digits_of = {c: c.sha256_prefix for c in CATALOGUE if c.arch == arch and c.sha256_prefix}
     path = Path(source).expanduser()
-    if not of_arch or not path.is_file():
+    if not digits_of or not path.is_file():
         return None
     digits = sha256(path)
-    return _first(c for c in of_arch if digits.startswith(c.sha256_prefix))
-
-
-def _first(checkpoints: Iterator[Checkpoint]) -> Checkpoint | None:
-    return next(checkpoints, None)
-
-
-def _pretrained_sources(part: Mapping[str, Any]) -> Iterator[str]:
-    """Files and addresses of the pretrained weights that a config names, one or several."""
-    init_cfg = part.get("init_cfg")
-    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-        if is_pretrained(cfg) and isinstance(cfg.get("checkpoint"), str):
-            yield cfg["checkpoint"]
+    return next((c for c, prefix in digits_of.items() if digits.startswith(prefix)), None)

@@ -8,6 +8,7 @@ a state dict is copied into the model, whoever copies it: mmengine's runner, ``i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -16,24 +17,19 @@ from torch import Tensor, nn
 
 from .convert import Conversion, convert, why_unusable
 from .files import WeightsError
-from .layouts import LAYOUTS, Layout
-from .loaders import source_of, source_of_all
+from .layouts import LAYOUTS, Layout, Rules
 from .loading import LoadReport, is_pretrained
 
 
-def _unchanged(names: Iterable[str]) -> dict[str, str | None]:
-    return {name: name for name in names}
-
-
-class PublishedNames:
+class PublishedNames(nn.Module):
     """A module that is loaded under its own names and under published ones.
 
     To be named in front of the module's other base. Names of a published layout are renamed, and
-    have to fit. Names of its own pass as torch defines, but for a file that mmengine reads
-    (``load_from``, ``init_detector``, ``init_model``): of a file the part is taken as a whole or
-    refused, since mmengine loads whatever fits and no more than logs the rest.
+    have to fit. Names of its own pass as torch defines, unless mmengine loads them (``load_from``,
+    ``--resume``, ``init_detector``, ``init_model``, inferencers): mmengine loads whatever fits and
+    only logs the rest, so there the module is loaded as a whole or refused.
 
-    What a file may lack is what dense prediction adds (an output norm, a pyramid), what depends on
+    What may be absent is what dense prediction adds (an output norm, a pyramid), what depends on
     the number of classes, and what the ``new`` of a ``Pretrained`` in the module's ``init_cfg``
     names.
 
@@ -62,30 +58,42 @@ class PublishedNames:
         **kwargs: Any,
     ) -> None:
         # The state dict is a copy for this call, from which the submodules get theirs.
-        source = source_of(local_metadata)
-        conversion = rename_part(self, state_dict, prefix, source)
+        conversion = rename_part(self, state_dict, prefix, whole=_is_loaded_by_mmengine())
         if conversion is not None:
-            where = source or "a checkpoint"
-            report = LoadReport(f"{prefix}* of {where}" if prefix else where, conversion)
-            print_log(str(report), logger="current")
+            where = f"{prefix}* of the checkpoint" if prefix else "the checkpoint"
+            print_log(str(LoadReport(where, conversion)), logger="current")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
 
+def _is_loaded_by_mmengine() -> bool:
+    """Whether mmengine's ``load_state_dict`` is loading the module whose method called this.
+
+    Both torch and mmengine call ``_load_from_state_dict`` with the same arguments, ``strict=True``
+    included. torch then raises unless its caller asked for ``strict=False``; mmengine logs, and
+    calls no other method that could refuse. So the caller is what tells.
+    """
+    frame = sys._getframe(1)
+    # The methods of subclasses stand between.
+    while frame.f_back is not None and frame.f_code.co_name == "_load_from_state_dict":
+        frame = frame.f_back
+    return frame.f_globals.get("__name__") == "mmengine.runner.checkpoint"
+
+
 # Of a part whose own names no layout of its own tells.
-_OWN_NAMES = Layout("mmmetaformer", (r".+",), _unchanged, _unchanged, own=True)
+_OWN_NAMES = Layout("mmmetaformer", ("mmmetaformer",), (), (r".+",), Rules("{rest}"))
 
 
 def rename_part(
-    part: nn.Module, state_dict: dict[str, Any], prefix: str, source: str | None = None
+    part: PublishedNames, state_dict: dict[str, Any], prefix: str, *, whole: bool
 ) -> Conversion | None:
     """Give the tensors of one part of a model the part's own names, in place.
 
     Args:
-        part: A module with ``PublishedNames``.
+        part: The module.
         state_dict: That of the model.
         prefix: Prefix of the part in it.
-        source: The file that it is from, of which the whole part has to fit; None for a state dict
-            of which own names may be there in part.
+        whole: Whether the part has to be there as a whole; else its own names may be there in
+            part.
 
     Returns:
         The account of the names; None if nothing had to be changed.
@@ -97,10 +105,10 @@ def rename_part(
     tensors = {name: state_dict[full] for name, full in inside.items()}
     own = part.state_dict()
     # As a rule, and found out sooner than layouts.
-    if _is_whole(tensors, own) if source else inside.keys() <= own.keys():
+    if _is_whole(tensors, own) if whole else inside.keys() <= own.keys():
         return None
     layouts = [layout for layout in part.layouts if "" in layout.prefixes(inside)]
-    if not source:
+    if not whole:
         layouts = [layout for layout in layouts if not layout.own]
         if not layouts:
             return None
@@ -112,27 +120,31 @@ def rename_part(
             layouts = [_OWN_NAMES]
         conversion = convert(tensors, part, "", optional=optional, layouts=layouts or part.layouts)
     except WeightsError as error:
-        where = f"{prefix}* of {source or 'the checkpoint'}: " if prefix or source else ""
-        hint = ""
-        # What FFNet trains as branches is one convolution then.
-        fused = not any(hasattr(module, "fused") for module in part.modules())
-        if fused and layouts and "FFNet" in layouts[0].name:
-            hint = "; load them before switch_to_deploy"
-        elif source and not inside:
-            hint = (
-                ". A file of a backbone alone or of a classifier is for the backbone's init_cfg="
-                "dict(type='Pretrained', checkpoint=...)"
-            )
-        elif source:
-            hint = (
-                ". What is to start anew is named by this part's init_cfg="
-                "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
-            )
-        raise WeightsError(f"{where}{error}{hint}") from error
+        where = f"{prefix}* of the checkpoint: " if prefix else ""
+        layout = layouts[0].name if layouts else ""
+        raise WeightsError(f"{where}{error}{_remedy(own, layout, whole, inside)}") from error
     for full in inside.values():
         del state_dict[full]
     state_dict.update({prefix + name: tensor for name, tensor in conversion.state_dict.items()})
     return conversion
+
+
+def _remedy(own: Iterable[str], layout: str, whole: bool, inside: Mapping[str, str]) -> str:
+    """What can be done about a part that does not fit, for the end of a message."""
+    # What FFNet trains as branches is one convolution once it is fused.
+    if "FFNet" in layout and not any(".branches." in name for name in own):
+        return "; load them before switch_to_deploy"
+    if not whole:
+        return ""
+    if not inside:
+        return (
+            ". A file of a backbone alone or of a classifier is for the backbone's init_cfg="
+            "dict(type='Pretrained', checkpoint=...)"
+        )
+    return (
+        ". What is to start anew is named by this part's init_cfg="
+        "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
+    )
 
 
 def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
@@ -144,7 +156,7 @@ def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _declared_new(part: nn.Module) -> list[str]:
+def _declared_new(part: PublishedNames) -> list[str]:
     """What the part's ``Pretrained`` says that its weights lack."""
     cfgs = getattr(part, "init_cfg", None) or []
     patterns: list[str] = []
@@ -156,20 +168,18 @@ def _declared_new(part: nn.Module) -> list[str]:
 
 
 def rename_parts(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a whole model as loading will copy it from a file: with the parts' own
-    names.
+    """The state dict of a whole model as mmengine will load it: with the parts' own names.
 
     Raises:
         WeightsError: If a part's tensors do not fit.
     """
     renamed = dict(state_dict)
-    source = source_of_all(state_dict) or "the checkpoint"
     for prefix, part in published_parts(model):
-        rename_part(part, renamed, prefix, source)
+        rename_part(part, renamed, prefix, whole=True)
     return renamed
 
 
-def published_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def published_parts(model: nn.Module) -> Iterator[tuple[str, PublishedNames]]:
     """The modules with ``PublishedNames`` of a model, and their prefixes in its state dict."""
     for name, part in model.named_modules():
         if isinstance(part, PublishedNames):

@@ -113,9 +113,9 @@ PPAA = (*POOLFORMER[:4], "embedding 2", "stage 2", "down 3", "stage 3")
 def poolformer_block(mixer: str, stage: int) -> Iterator[Row]:
     """The names within a block of PoolFormer's release."""
     dim, positions = DIMS[stage], SIDES[stage] ** 2
-    for half in (1, 2):
-        yield from affine(f"norm{half}", f"norm{half}", dim)
-        yield f"layer_scale_{half}", f"layer_scale{half}.scale", (dim,)
+    for branch in (1, 2):
+        yield from affine(f"norm{branch}", f"norm{branch}", dim)
+        yield f"layer_scale_{branch}", f"layer_scale{branch}.scale", (dim,)
     yield from affine("mlp.fc1", "mlp.fc1", 4 * dim, dim, 1, 1)
     yield from affine("mlp.fc2", "mlp.fc2", dim, 4 * dim, 1, 1)
     if mixer == "a":
@@ -169,10 +169,10 @@ def poolformer_timm(deeper: int) -> list[Row]:
 def baseline_block(mixer: str, stage: int, *, conv: bool) -> Iterator[tuple[str, Shape]]:
     """The names within a block of the baselines; the release, timm and we agree on them."""
     dim, positions = DIMS[stage], SIDES[stage] ** 2
-    for half in (1, 2):
-        yield f"norm{half}.weight", (dim,)
+    for branch in (1, 2):
+        yield f"norm{branch}.weight", (dim,)
         if stage >= 2:
-            yield f"res_scale{half}.scale", (dim,)
+            yield f"res_scale{branch}.scale", (dim,)
     yield "mlp.fc1.weight", shape_1x1(4 * dim, dim, conv=conv)
     yield "mlp.act.scale", (1,)
     yield "mlp.act.bias", (1,)

@@ -146,7 +146,7 @@ WITHOUT_LOGITS = [
 @pytest.mark.parametrize(("case", "name", "classifier"), WITHOUT_LOGITS,
                          ids=[case[0] for case in WITHOUT_LOGITS])  # fmt: skip
 def test_published_layouts_fill_everything(case, name, classifier, golden, formula, build):
-    """Of the networks whose logits are not there; the layout may lack the classifier."""
+    """Networks whose logits are not there; the layout may lack the classifier."""
     layout = {key: shape for key, (shape, _) in classifier.items()}
     for key, shape in golden[case]["layout"].items():
         if not re.match(r"norm\d\.", key):  # those of a detector

@@ -177,7 +177,7 @@ def test_each_reshaped_tensor_is_named(published):
         for other in (state[name][None], state[name].flatten()[:-1]):
             message = refusal({**state, name: other}, backbone)
             assert message.endswith(
-                f"1 of another shape: {name} is {tuple(other.shape)}, the backbone's {own} "
+                f"1 of another shape: {name} is {tuple(other.shape)}, the model's {own} "
                 f"{tuple(expected[own].shape)}"
             )
 
@@ -318,19 +318,6 @@ def test_an_added_key_does_not_change_what_an_entry_is(entry, checkpoints):
 # ---------------------------------------------------------------- parts that were replaced
 
 
-@pytest.mark.parametrize("new", ["token_mixer", ["token_mixer"], [r"stages\.\d+\.\d+\.token_m"]])
-def test_replaced_mixers_start_anew(new, checkpoints):
-    published = checkpoints["caformer"]
-    backbone, state = published.build(token_mixers="random_matrix"), published.state()
-    assert "missing" in refusal(state, backbone)
-    result = convert(state, backbone, new=new)
-    mixers = {name for name in published.names() if "token_mixer" in name}
-    assert set(result.dropped["declared new"]) == mixers
-    own = {name for name in backbone.state_dict() if "token_mixer" in name}
-    assert set(result.new) == own and len(own) == 5
-    assert set(result.state_dict) == set(backbone.state_dict()) - own
-
-
 def test_only_what_is_declared_starts_anew(checkpoints):
     """Stage 3 has another mixer; the attention of stage 2 is loaded, and must be there."""
     published = checkpoints["caformer"]
@@ -383,5 +370,5 @@ def test_nothing_is_near(checkpoints):
     """The first keys and the known layouts are all that can be told."""
     state = {f"layer1.{i}.conv1.weight": torch.zeros(1) for i in range(9)}
     message = refusal(state, checkpoints["poolformer"].build())
-    assert all(layout.name in message for layout in LAYOUTS)
+    assert all(layout.name in message for layout in LAYOUTS if layout.signature)
     assert message.endswith("'layer1.3.conv1.weight', 'layer1.4.conv1.weight']")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmetaformer import (
+    MetaFormer,
     convert_classifier_state_dict,
     convert_state_dict,
     create_backbone,
@@ -153,7 +154,7 @@ def test_all_checkpoints_are_covered(checkpoints):
     assert set(SAME) - set(CLASSIFIERS) == {"poolformer detector", "ffnet detector"}
 
 
-KINS = {
+TARGETS_OF = {
     "poolformer": ("published", "timm", "mmpretrain"),
     "identityformer": ("published", "timm"),
     "randformer": ("published", "timm"),
@@ -169,27 +170,27 @@ KINS = {
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: dict(state_dict=s)], ids=["flat", "dict"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", KINS)
+@pytest.mark.parametrize("name", TARGETS_OF)
 def test_every_family_to_every_target(name, dtype, wrap, checkpoints):
     """With the classifier: there, on to each other target, and back to the same bits."""
     state = checkpoints[name].state()
     state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in state.items()}
     own = export_state_dict(wrap({f"module.{key}": t for key, t in state.items()}), "mmmetaformer")
     assert len(own) == len(state) and "head.fc.weight" in own or "head.fc1.weight" in own
-    there = {to: export_state_dict(wrap(own), to) for to in KINS[name]}
+    there = {to: export_state_dict(wrap(own), to) for to in TARGETS_OF[name]}
     for first, weights in there.items():
         assert len(weights) == len(own)
         assert equal(export_state_dict(wrap(weights), "mmmetaformer"), own)
-        for second in KINS[name]:
+        for second in TARGETS_OF[name]:
             assert equal(export_state_dict(weights, second), there[second]), (first, second)
 
 
 @pytest.mark.parametrize(
     ("name", "to"),
-    [(name, to) for name, known in KINS.items() for to in TARGETS[1:] if to not in known],
+    [(name, to) for name, known in TARGETS_OF.items() for to in TARGETS[1:] if to not in known],
 )
 def test_targets_that_there_are_not(name, to, checkpoints):
-    with pytest.raises(WeightsError, match=f"no {to} layout for this|has no names for 1 tensors"):
+    with pytest.raises(WeightsError, match=f"no {to} layout for |has no names for 1 tensors"):
         export_state_dict(checkpoints[name].state(), to)
 
 
@@ -364,9 +365,12 @@ def test_classifiers_without_a_place(checkpoints):
         (dict(drop="norm.weight"), r"the classifier lacks \['norm.weight'\]; drop_classifier"),
         (dict(drop="head"), r"the classifier lacks \['fc.bias', 'fc.weight'\]; drop_classifier"),
         (dict(drop="norm"), r"the classifier lacks \['norm.bias', 'norm.weight'\]; drop_class"),
-        ({"head.weight": (5, 63)}, "the shapes in the classifier do not belong together"),
+        (
+            {"head.weight": (5, 63)},
+            r"the classifier has in another shape than the rest \['fc.weight \(5, 63\)'\]",
+        ),
         ({"norm.scale": (64,)}, r"the classifier has \['norm.scale'\]"),
-        ({"head.fc1.weight": (64, 64)}, r"the classifier has \['fc1.weight'\]"),
+        ({"head.fc1.weight": (64, 64)}, r"the classifier lacks \['fc1.bias', 'fc2.bias'"),
     ],
 )
 def test_half_a_classifier_is_refused(change, message, checkpoints):
@@ -384,9 +388,9 @@ def test_half_a_classifier_is_refused(change, message, checkpoints):
     ("name", "lost", "message"),
     [
         # Without it, what is behind has the numbers of another network.
-        ("metaformer ppaa", "network.4.", "network.5.0.norm1.weight would be network.4.0.norm1"),
+        ("metaformer ppaa", "network.4.", r"not whole: .* 1 missing: pos_embeds.2.pos_embed"),
         ("convmixer", "8.", r"\['11.weight', '11.bias'\] has no place in our layout"),
-        ("poolformer", "network.6.", r"not whole: it lacks stages.3.0.\*"),
+        ("poolformer", "network.6.", r"not whole: .* 10 missing: stages.3.0.norm1"),
     ],
 )
 def test_numbers_that_count_what_is_missing(name, lost, message, checkpoints):
@@ -416,16 +420,16 @@ def test_wrong_targets_and_sources(checkpoints):
     mixer = checkpoints["mixer timm"].state()
     with pytest.raises(WeightsError, match="unknown layout 'jax'"):
         export_state_dict(mixer, "jax")
-    with pytest.raises(WeightsError, match="no published layout for this network.*timm"):
+    with pytest.raises(WeightsError, match="no published layout for mlp_mixer_s16.*timm"):
         export_state_dict(mixer, "published")
     with pytest.raises(WeightsError, match="unknown layout"):
         export_state_dict(dict(a=torch.zeros(1)), "timm")
     state = checkpoints["caformer"].state()
     state["stages.9.strange"] = torch.zeros(1)
-    with pytest.raises(WeightsError, match="no known network: none has stages.9.strange"):
+    with pytest.raises(WeightsError, match="1 unexpected: stages.9.strange"):
         export_state_dict(state, "timm")
     state = checkpoints["poolformer"].state()
-    with pytest.raises(WeightsError, match=r"'stranger'\]"):
+    with pytest.raises(WeightsError, match="1 unexpected: stranger"):
         export_state_dict(state | {"stranger": torch.zeros(1)}, "timm")
 
 
@@ -439,28 +443,53 @@ def test_wrong_targets_and_sources(checkpoints):
 )
 @pytest.mark.parametrize("key", ["network.2.0.mlp.fc1.weight", "head.weight"])
 def test_values_that_nothing_would_load(key, change, message, checkpoints):
-    """As every other door; the counts of BatchNorm are whole numbers (``ffnet`` above)."""
+    """As everywhere else; the counts of BatchNorm are whole numbers (``ffnet`` above)."""
     state = checkpoints["poolformer"].state()
     state[key] = change(state[key])
-    with pytest.raises(WeightsError, match=f"unusable values in the source: {key} {message}"):
+    with pytest.raises(WeightsError, match=f"unusable values.*: {key} {message}"):
         export_state_dict(state, "timm")
 
 
-@pytest.mark.parametrize("name", ["custom", "custom of one stride"])
-def test_networks_of_ones_own(name, randomize):
-    """What nobody published goes through our layout, prefixes and wrappers aside."""
-    if name == "custom":
-        mixers = ["fourier", "window_attention", "identity",
-                  dict(type="metamixer", query=None, key=dict(type="Conv2d", kernel_size=1),
-                       value=dict(type="Conv2d", kernel_size=1))]  # fmt: skip
+OWN_MIXER = dict(type="metamixer", query=None, key=dict(type="Conv2d", kernel_size=1),
+                 value=dict(type="Conv2d", kernel_size=1))  # fmt: skip
+
+
+def own_network(name: str) -> nn.Module:
+    if name == "hierarchical":
+        mixers = ["fourier", "window_attention", "identity", OWN_MIXER]
         options = dict(depths=[1, 2, 2, 2], dims=[8, 32, 32, 40], token_mixers=mixers)
-        backbone = build_backbone("poolformerv2_s12", **options)
-    else:
-        options = dict(dim=32, depth=5, token_mixers="attention")
-        backbone = build_backbone("mlp_mixer_s16", **options)
+        return build_backbone("poolformerv2_s12", **options)
+    return build_backbone("mlp_mixer_s16", dim=32, depth=5, token_mixers="attention")
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "isotropic"])
+def test_networks_of_ones_own(name, randomize):
+    """They are given, and go through every layout that has names for them."""
+    backbone = own_network(name)
     own = randomize(backbone).state_dict()
     wrapped = dict(state_dict={f"module.backbone.{key}": value for key, value in own.items()})
-    assert equal(export_state_dict(wrapped, "mmmetaformer"), own)
+    assert equal(export_state_dict(wrapped, "mmmetaformer", model=backbone), own)
+    with pytest.raises(WeightsError, match=r"not whole.* another network is given with model= or"):
+        export_state_dict(wrapped, "mmmetaformer")
+    if name == "hierarchical":
+        there = export_state_dict(own, "timm", model=backbone)
+        assert equal(export_state_dict(there, "mmmetaformer", model=backbone), own)
+    else:
+        with pytest.raises(WeightsError, match="timm MLP-Mixer layout has no names for"):
+            export_state_dict(own, "timm", model=backbone, drop_outputs=True)
+    del own[next(key for key in own if "token_mixer" in key)]
+    with pytest.raises(WeightsError, match=r"1 missing: \S+token_mixer\S+$"):
+        export_state_dict(own, "mmmetaformer", model=backbone)
+
+
+def test_outputs_that_a_given_network_does_not_have(randomize):
+    """They are left out where that is asked for, and not in silence."""
+    sizes = dict(depths=[1] * 4, dims=[8] * 4)
+    own = build_backbone("poolformer_s12", **sizes).state_dict()
+    bare = build_backbone("poolformer_s12", out_norm_cfg=None, **sizes)
+    with pytest.raises(WeightsError, match="has no place for 8 tensors .*norm0.*drop_outputs"):
+        export_state_dict(own, "published", model=bare)
+    assert len(export_state_dict(own, "published", model=bare, drop_outputs=True)) == len(own) - 8
 
 
 @pytest.mark.parametrize(
@@ -471,7 +500,7 @@ def test_shapes_that_no_network_has(key, shape, checkpoints):
     state = checkpoints["caformer"].state()
     assert key in state
     state[key] = torch.zeros(shape)
-    with pytest.raises(WeightsError, match="that fits no network"):
+    with pytest.raises(WeightsError, match=f"1 of another shape: {key} is "):
         export_state_dict(state, "timm")
 
 
@@ -501,6 +530,36 @@ def test_command(tmp_path, checkpoints):
         "back.pth", "bare.pth", "caformer.pth", "timm.safetensors"]  # fmt: skip
 
 
+CONFIG = """
+model = dict(type='Detector', backbone=dict(type='mmmetaformer.MetaFormer',
+    arch=dict(depths=[1] * 4, dims=[8] * 4), token_mixers={mixer!r}))
+"""
+
+
+def test_command_with_a_config(tmp_path):
+    """For a network that no arch is like."""
+    backbone = MetaFormer(dict(depths=[1] * 4, dims=[8] * 4), token_mixers=OWN_MIXER)
+    source, target, config = (tmp_path / n for n in ("own.pth", "there.pth", "own.py"))
+    torch.save(backbone.state_dict(), source)
+    command = [str(source), str(target), "--to", "published"]
+    assert "given with model= or --config" in run(*command).stderr
+    config.write_text(CONFIG.format(mixer=OWN_MIXER))
+    assert "wrote" in run(*command, "--config", str(config)).stdout
+    names = set(read_checkpoint(target))
+    assert (
+        len(names) == len(backbone.state_dict()) and "network.0.0.token_mixer.key.weight" in names
+    )
+    for text, message in (
+        (CONFIG.format(mixer="nothing"), "unknown token mixer type 'nothing'"),
+        ("model = dict(type='Detector')", "has no backbone"),
+        ("model = dict(backbone=dict(type='mmdet.ResNet', depth=18))", "is none of mmmetaformer"),
+    ):
+        config.write_text(text)
+        result = run(*command, "--config", str(config))
+        assert result.returncode == 2 and message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -521,5 +580,5 @@ def test_nothing_is_written_of_a_source_that_is_not_whole(tmp_path, checkpoints)
     torch.save(state, tmp_path / "torn.pth")
     result = run(str(tmp_path / "torn.pth"), str(tmp_path / "out.pth"), "--to", "mmmetaformer")
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "not whole: stages.2.1 lacks ['token_mixer.proj.weight']" in result.stderr
+    assert "1 missing: stages.2.1.token_mixer.proj.weight" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["torn.pth"]

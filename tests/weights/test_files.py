@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.runner.checkpoint import load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
+from mmmetaformer.engine.runner import ToolRunner
 from mmmetaformer.weights import WeightsError, read_checkpoint
 from mmmetaformer.weights.catalogue import CATALOGUE, TRAINED, sha256_prefix
 from mmmetaformer.weights.files import cached_path
@@ -135,12 +135,13 @@ def test_files_of_the_same_name(server, tmp_path):
     assert len(server.asked) == 3
 
 
-def test_mmengine_reads_addresses_from_the_same_cache(server, tmp_path, cache):
-    """As ``load_from``, ``--resume``, ``init_detector`` and ``init_model`` do."""
+def test_the_tools_read_addresses_from_the_same_cache(server, tmp_path, cache):
+    """As ``load_from``, ``--resume`` and the checkpoint of ``tools/test.py``."""
     url = server.put("/a/net.pth", content_of(tmp_path, 3))
-    for _ in range(2):
+    for run in range(2):
         model = nn.Linear(2, 1)
-        assert load_checkpoint(model, url)["meta"] == {}
+        runner = ToolRunner(model, str(tmp_path / "work"), experiment_name=f"cache {run}")
+        assert runner.load_checkpoint(url)["meta"] == {}
         assert model.weight.tolist() == [[3, 3]]
     assert len(server.asked) == 1 and len(files_in(cache)) == 1
 

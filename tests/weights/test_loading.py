@@ -35,12 +35,6 @@ def built(file, **kwargs):
     return backbone
 
 
-def test_loads(file, weights):
-    loaded = built(file).state_dict()
-    assert set(loaded) == set(weights)
-    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
-
-
 def test_report_says_what_became_of_every_key(tmp_path, weights, caplog):
     kept = {name: value for name, value in weights.items() if not name.startswith("norm1")}
     torch.save({**kept, "head.weight": torch.zeros(3, 20)}, tmp_path / "w.pth")
@@ -64,19 +58,6 @@ def test_published_files_of_other_families(name, tmp_path, checkpoints):
         assert torch.equal(loaded[own], published.state()[key].view(loaded[own].shape)), own
 
 
-def test_replaced_parts_are_named(file, weights):
-    """The message says how, and then all else is loaded."""
-    cfg = dict(type="Pretrained", checkpoint=str(file))
-    arch = dict(TINY, token_mixers="depthwise")
-    with pytest.raises(WeightsError, match=r"8 missing: .*new=\['token_mixer'\]\)"):
-        MetaFormer(arch, init_cfg=cfg).init_weights()
-    backbone = MetaFormer(arch, init_cfg=dict(cfg, new=["token_mixer"]))
-    backbone.init_weights()
-    loaded = backbone.state_dict()
-    assert len(loaded) == len(weights) + 8
-    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
-
-
 def test_inside_a_detector(file, weights):
     """The detector initialises the rest and the backbone loads, also with other initialisers."""
     pytest.importorskip("mmdet")
@@ -98,17 +79,6 @@ def test_inside_a_detector(file, weights):
     detector.init_weights()
     for name, value in detector.backbone.state_dict().items():
         assert torch.equal(value, weights[name]), name
-
-
-def test_a_wrong_file_raises_and_changes_nothing(tmp_path, weights):
-    broken = dict(weights)
-    broken.pop("stages.2.0.mlp.fc1.weight")
-    torch.save(broken, tmp_path / "w.pth")
-    backbone = MetaFormer(TINY)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"w\.pth.*1 missing: stages\.2\.0\.mlp\.fc1\.weight"):
-        load_pretrained(backbone, tmp_path / "w.pth")
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["Pretrained", "mmengine.Pretrained", PretrainedInit])
@@ -147,37 +117,12 @@ class Malicious:
         return open, (str(self.path), "w")
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path):
-    torch.save(dict(state_dict={}, hook=Malicious(tmp_path / "owned")), tmp_path / "bad.pth")
-    with pytest.raises(WeightsError, match="not loaded.*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"):
-        read_checkpoint(tmp_path / "bad.pth")
-    assert not (tmp_path / "owned").exists()
-
-
 def test_a_file_that_is_trusted_by_the_environment_is_loaded(tmp_path, monkeypatch):
     """torch's own switch; what the file holds is run."""
     torch.save(dict(weight=torch.ones(2), hook=Malicious(tmp_path / "run")), tmp_path / "own.pth")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     assert read_checkpoint(tmp_path / "own.pth")["weight"].sum() == 2
     assert (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "it is empty"),
-        (b"\n <!DOCTYPE html><html>Not found</html>", "it is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of git-lfs"),
-        (b"PK\x03\x04", "it is cut off"),
-        (b"no checkpoint at all", "it is none"),
-    ],
-)
-def test_files_that_are_no_checkpoints(content, reason, tmp_path):
-    (tmp_path / "bad.pth").write_bytes(content)
-    message = f"bad.pth cannot be read as a checkpoint: {reason}"
-    with pytest.raises(WeightsError, match=message) as error:
-        read_checkpoint(tmp_path / "bad.pth")
-    assert "TORCH_FORCE" not in str(error.value)
 
 
 def test_an_archive_around_the_file(tmp_path, file):
@@ -193,7 +138,8 @@ def test_the_code_that_is_refused_is_named(tmp_path):
     with pytest.raises(WeightsError, match="plain.pth.*"):
         read_checkpoint(tmp_path / "plain.pth")
     torch.save(dict(hook=Malicious(tmp_path / "owned")), tmp_path / "bad.pth")
-    with pytest.raises(WeightsError, match=r"not loaded: .*io\.open"):
+    message = r"not loaded: .*io\.open.*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+    with pytest.raises(WeightsError, match=message):
         read_checkpoint(tmp_path / "bad.pth")
     assert not (tmp_path / "owned").exists()
 
@@ -207,9 +153,9 @@ def test_truncated_file(new_format, tmp_path):
     content = path.read_bytes()
     assert set(read_checkpoint(path)) == {"a", "b"}
     for length in range(0, len(content) - 1, max(1, len(content) // 150)):
-        (tmp_path / "half.pth").write_bytes(content[:length])
-        with pytest.raises(WeightsError, match="half.pth"):
-            read_checkpoint(tmp_path / "half.pth")
+        (tmp_path / "cut.pth").write_bytes(content[:length])
+        with pytest.raises(WeightsError, match="cut.pth"):
+            read_checkpoint(tmp_path / "cut.pth")
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])

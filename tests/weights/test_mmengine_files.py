@@ -1,18 +1,19 @@
-"""mmengine's training checkpoints under torch's safe loader."""
+"""mmengine's older training checkpoints under torch's safe loader, and what importing this package
+leaves as it is."""
 
+import json
 import os
 import pickle
 import subprocess
 import sys
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
-from mmmetaformer.weights import WeightsError, mmengine_files, read_checkpoint
-from mmmetaformer.weights.mmengine_files import _history_buffer_method, allow_mmengine_checkpoints
+from mmmetaformer.weights import WeightsError, read_checkpoint
+from mmmetaformer.weights.mmengine_files import _history_buffer_method
 
 
 @pytest.fixture
@@ -42,17 +43,19 @@ def test_without_it_the_file_is_refused(training_checkpoint):
     assert result.returncode == 1 and "UnpicklingError" in result.stderr
 
 
-@pytest.mark.skipif(
-    not mmengine_files._is_extensible(), reason="nothing can be allowed before torch 2.6"
-)
-def test_training_checkpoint_loads(training_checkpoint):
-    allow_mmengine_checkpoints()
-    checkpoint = torch.load(training_checkpoint, weights_only=True)
-    history = checkpoint["message_hub"]["log_scalars"]["train/loss"]
-    assert isinstance(history, HistoryBuffer)
-    assert history.current() == pytest.approx(0.2)
-    assert history.mean(2) == pytest.approx((0.25 + 0.2) / 2)
-    assert checkpoint["message_hub"]["runtime_info"]["iter"] == 5
+@pytest.mark.parametrize("new_format", [True, False])
+def test_training_checkpoint_loads(training_checkpoint, new_format):
+    """By torch itself, since this package is imported, and in torch's older format, too."""
+    content = torch.load(training_checkpoint, weights_only=False)
+    torch.save(content, training_checkpoint, _use_new_zipfile_serialization=new_format)
+    for read in (torch.load(training_checkpoint), read_checkpoint(training_checkpoint)):
+        history = read["message_hub"]["log_scalars"]["train/loss"]
+        assert isinstance(history, HistoryBuffer)
+        assert history.current() == pytest.approx(0.2)
+        assert history.mean(2) == pytest.approx((0.25 + 0.2) / 2)
+        assert read["message_hub"]["runtime_info"] == dict(iter=5, seed=np.float32(0.5))
+        assert read.keys() == content.keys() and read["meta"] == content["meta"]
+        assert torch.equal(read["state_dict"]["weight"], torch.ones(3))
 
 
 class Getattr:
@@ -70,35 +73,6 @@ class Opens:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("kind", ["getattr", "open"])
-def test_other_code_is_still_refused(kind, tmp_path):
-    allow_mmengine_checkpoints()
-    payload = Getattr() if kind == "getattr" else Opens(tmp_path / "owned")
-    torch.save(dict(payload=payload), tmp_path / "bad.pth")
-    with pytest.raises(Exception, match="not allowed|Unsupported|not an allowed"):
-        torch.load(tmp_path / "bad.pth", weights_only=True)
-    assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"), [(HistoryBuffer, "__dict__"), (dict, "min"), (np, "mean"), ("x", "current")]
-)
-def test_stand_in_serves_history_buffers_only(owner, name):
-    with pytest.raises(ValueError, match="not allowed"):
-        _history_buffer_method(owner, name)
-    assert _history_buffer_method(HistoryBuffer, "mean") is HistoryBuffer.mean
-
-
-# ---------------------------------------------------------------- by torch of any version
-
-
-@pytest.fixture(params=["this torch", "torch < 2.6"])
-def torch_version(request, monkeypatch):
-    """With what torch allows by itself from 2.6 on, and by the unpickler here before."""
-    if request.param != "this torch":
-        monkeypatch.setattr(mmengine_files, "_is_extensible", lambda: False)
-
-
 class System:
     """Pickles a call of a function by which a file could do anything."""
 
@@ -109,46 +83,12 @@ class System:
         return os.system, (self.command,)
 
 
-def rewrite(path, new_format):
-    """The same checkpoint as torch of other times wrote it."""
-    content = torch.load(path, weights_only=False)
-    torch.save(content, path, _use_new_zipfile_serialization=new_format)
-    return content
-
-
-@pytest.mark.parametrize("new_format", [True, False])
-def test_every_torch_reads_training_checkpoints(training_checkpoint, new_format, torch_version):
-    content = rewrite(training_checkpoint, new_format)
-    read = read_checkpoint(training_checkpoint)
-    assert read.keys() == content.keys() and read["meta"] == content["meta"]
-    assert torch.equal(read["state_dict"]["weight"], torch.ones(3))
-    hub = read["message_hub"]
-    assert hub["log_scalars"]["train/loss"].mean(2) == pytest.approx((0.25 + 0.2) / 2)
-    assert hub["runtime_info"] == dict(iter=5, seed=np.float32(0.5))
-
-
-@pytest.mark.parametrize("new_format", [True, False])
-def test_every_torch_reads_tensors_of_all_kinds(new_format, tmp_path, torch_version):
-    dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8,
-              torch.bool]  # fmt: skip
-    tensors = {str(dtype): torch.ones(2, 3).to(dtype).T for dtype in dtypes}
-    tensors["parameter"] = torch.nn.Parameter(torch.ones(2))
-    path = tmp_path / "all.pth"
-    torch.save(dict(state_dict=OrderedDict(tensors), more=[(1, 2.0, None, "x", True)]), path,
-               _use_new_zipfile_serialization=new_format)  # fmt: skip
-    read = read_checkpoint(path)
-    assert read["more"] == [(1, 2.0, None, "x", True)]
-    for name, tensor in tensors.items():
-        assert torch.equal(read["state_dict"][name], tensor)
-        assert read["state_dict"][name].dtype == tensor.dtype
-
-
 @pytest.mark.parametrize("new_format", [True, False])
 @pytest.mark.parametrize(
     ("kind", "message"),
     [("system", r"GLOBAL \w+\.system"), ("open", r"GLOBAL \S*open"), ("getattr", "not allowed")],
 )
-def test_every_torch_refuses_code(kind, message, new_format, tmp_path, torch_version):
+def test_other_code_is_still_refused(kind, message, new_format, tmp_path):
     owned, path = tmp_path / "owned", tmp_path / "bad.pth"
     payload = dict(system=System(owned), open=Opens(owned), getattr=Getattr())[kind]
     content = dict(state_dict=dict(a=torch.ones(1)), payload=payload)
@@ -160,3 +100,47 @@ def test_every_torch_refuses_code(kind, message, new_format, tmp_path, torch_ver
     with pytest.raises(WeightsError, match="bad.pth"):
         read_checkpoint(path)
     assert not owned.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(HistoryBuffer, "__dict__"), (dict, "min"), (np, "mean"), ("x", "current")]
+)
+def test_stand_in_serves_history_buffers_only(owner, name):
+    with pytest.raises(ValueError, match="not allowed"):
+        _history_buffer_method(owner, name)
+    assert _history_buffer_method(HistoryBuffer, "mean") is HistoryBuffer.mean
+
+
+FOREIGN = """
+import json, sys
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
+before = dict(CheckpointLoader._schemes)
+path = sys.argv[1]
+torch.save(dict(teacher=dict(w=torch.ones(2)), student=dict(w=torch.zeros(2))), path)
+seen = []
+def map_location(storage, location):
+    seen.append(location)
+    return storage
+def look():
+    content = CheckpointLoader.load_checkpoint(path, map_location)
+    meta = CheckpointLoader.load_checkpoint(path, 'meta')['teacher']['w'].device.type
+    model = torch.nn.Linear(2, 2)
+    torch.save(dict(weight=torch.ones(2, 2)), path + '.part')
+    load_checkpoint(model, path + '.part')
+    return [sorted(content), type(content).__name__, meta, float(model.weight.sum())]
+first = look()
+import mmmetaformer
+mmmetaformer.list_archs()
+mmmetaformer.create_backbone('poolformer_s12')
+print(json.dumps([first, look(), len(seen), CheckpointLoader._schemes == before]))
+"""
+
+
+def test_files_of_other_projects_load_as_without_this_package(tmp_path):
+    """mmengine's loader stays what it is, with whatever layout and ``map_location``."""
+    command = [sys.executable, "-c", FOREIGN, str(tmp_path / "foreign.pth")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after, mapped, same_schemes = json.loads(result.stdout.splitlines()[-1])
+    assert before == after == [["student", "teacher"], "dict", "meta", 4.0]
+    assert mapped == 4 and same_schemes

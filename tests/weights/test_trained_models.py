@@ -20,8 +20,7 @@ from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from mmengine.runner import Runner
-from mmengine.runner.checkpoint import _load_checkpoint, load_checkpoint, load_state_dict
+from mmengine.runner.checkpoint import load_checkpoint, load_state_dict
 from mmseg.apis import init_model
 from torch import Tensor, nn
 
@@ -29,7 +28,8 @@ from mmmetaformer import PoolFormer, switch_to_deploy
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.hooks import CompleteCheckpointHook
 from mmmetaformer.engine.launch import replace_sync_bn
-from mmmetaformer.weights import WeightsError, allow_mmengine_checkpoints, read_checkpoint, trained
+from mmmetaformer.engine.runner import ToolRunner
+from mmmetaformer.weights import WeightsError, trained
 from mmmetaformer.weights.layouts import HEAD_LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -386,10 +386,8 @@ def olds(checkpoints) -> Callable[[str], Old]:
 
 
 def run(kind: Kind, checkpoint: Path, tmp_path: Path, model: nn.Module | None = None) -> nn.Module:
-    """Load as ``tools/test.py``: by a runner with its hook, and through the safe loader."""
-    allow_mmengine_checkpoints()
-    read_checkpoint(checkpoint)
-    runner = Runner(
+    """Load as ``tools/test.py``: by its runner with its hook."""
+    runner = ToolRunner(
         model or kind.build(),
         str(tmp_path / "work"),
         custom_hooks=[dict(type="mmmetaformer.engine.hooks.CompleteCheckpointHook")],
@@ -414,7 +412,6 @@ def test_through_the_runner(name, olds, tmp_path, capfd):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_through_init_detector_and_init_model(name, olds, tmp_path, capfd):
-    allow_mmengine_checkpoints()
     old = olds(name)
     model = old.kind.init(old.save(tmp_path / "old.pth"))
     old.check(model)
@@ -424,7 +421,6 @@ def test_through_init_detector_and_init_model(name, olds, tmp_path, capfd):
 
 def test_the_report_is_what_is_looked_for(olds, tmp_path, capfd):
     """Without its first norm a checkpoint is loaded by mmdet, with a warning."""
-    allow_mmengine_checkpoints()
     old = olds("mask rcnn")
     absent = {"backbone.norm0.weight": None, "backbone.norm0.bias": None}
     old.kind.init(old.save(tmp_path / "old.pth", **absent))
@@ -494,7 +490,7 @@ def test_retinanet_with_the_norm_that_it_does_not_use(olds, tmp_path, capfd):
     extra = {"backbone.norm0.weight": torch.ones(8), "backbone.norm0.bias": torch.ones(8)}
     old.check(run(old.kind, old.save(tmp_path / "old.pth", **extra), tmp_path))
     report = "".join(capfd.readouterr())
-    assert f"from backbone.* of {tmp_path / 'old.pth'} (PoolFormer layout)" in report
+    assert "from backbone.* of the checkpoint (PoolFormer layout)" in report
     assert "not used, for outputs that are not emitted: 2 (norm0.weight, norm0.bias)" in report
 
 
@@ -585,7 +581,7 @@ def test_a_foreign_backbone_that_does_not_fit_says_where(olds):
     old = olds("semantic fpn")
     state = old.state | {"backbone.network.0.7.norm1.weight": torch.ones(8)}
     with pytest.raises(WeightsError) as caught:
-        load_state_dict(old.kind.build(), state)
+        old.kind.build().load_state_dict(state)
     assert str(caught.value) == (
         "backbone.* of the checkpoint: weights in the PoolFormer layout do not fit this "
         "PoolFormer: 1 unexpected: network.0.7.norm1.weight"
@@ -662,7 +658,6 @@ def test_a_deeper_network_of_our_own_is_refused(olds, tmp_path):
 
 def test_load_checkpoint_of_mmengine(olds, tmp_path):
     """What inference without a runner calls, strictly."""
-    allow_mmengine_checkpoints()
     old = olds("mask rcnn")
     model = old.kind.build()
     load_checkpoint(model, str(old.save(tmp_path / "old.pth")), strict=True)
@@ -715,7 +710,7 @@ def test_parts_that_start_anew_are_named_in_init_cfg(olds, tmp_path):
     lost = [name for name in state if ".2.0.mlp." in name]
     path = saved(tmp_path, {name: t for name, t in state.items() if name not in lost})
     model = kind.build()
-    with pytest.raises(WeightsError, match=r"file.pth.* 4 missing.*new=\['token_mixer'\]"):
+    with pytest.raises(WeightsError, match=r" 4 missing.*new=\['token_mixer'\]"):
         load_checkpoint(model, path)
     model.backbone.init_cfg = [dict(type="Pretrained", checkpoint=path, new=[r"stages\.2"])]
     load_checkpoint(model, path)
@@ -735,7 +730,7 @@ def test_a_file_without_the_part(olds, tmp_path):
     model = kind.build()
     state = own_state(model)
     heads = {name: t for name, t in state.items() if not name.startswith("backbone.")}
-    with pytest.raises(WeightsError, match=r"backbone\.\* of .*file.pth: there is none of its"):
+    with pytest.raises(WeightsError, match=r"backbone\.\* of the checkpoint: there is none of its"):
         load_checkpoint(model, saved(tmp_path, heads))
     # An ImageNet file, where that of a segmentor belongs.
     alone = {n.removeprefix("backbone."): t for n, t in state.items() if n not in heads}
@@ -772,21 +767,40 @@ def test_a_part_with_names_of_somebodys_own(tmp_path):
         load_checkpoint(model, saved(tmp_path, kept))
 
 
-def test_averaged_copies_are_checked_too(olds, tmp_path):
+def test_averaged_copies_are_checked_too(olds):
     """As mmengine's EMAHook loads them."""
     kind = olds("semantic fpn").kind
-    state = own_state(kind.build())
-    checkpoint = _load_checkpoint(saved(tmp_path, prefixed(state)))
+    state = OrderedDict(own_state(kind.build()))
     averaged = ExponentialMovingAverage(kind.build())
-    load_state_dict(averaged.module, copy.deepcopy(checkpoint["state_dict"]))
+    load_state_dict(averaged.module, state)
     assert held_like(averaged.module, state) == state.keys()
     del state["backbone.norm1.bias"]
-    checkpoint = _load_checkpoint(saved(tmp_path, state))
-    with pytest.raises(WeightsError, match=r"file.pth.*1 missing: norm1.bias"):
-        load_state_dict(averaged.module, copy.deepcopy(checkpoint["state_dict"]))
-    # A copy of one's own is loaded as torch defines.
-    own = dict(checkpoint["state_dict"])
-    assert kind.build().load_state_dict(own, strict=False).missing_keys == ["backbone.norm1.bias"]
+    with pytest.raises(WeightsError, match="1 missing: norm1.bias"):
+        load_state_dict(averaged.module, state)
+    # What one loads oneself is loaded as torch defines.
+    result = kind.build().load_state_dict(state, strict=False)
+    assert result.missing_keys == ["backbone.norm1.bias"]
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_subclasses_that_extend_the_loading(levels, olds):
+    """Their methods stand between mmengine's and the one that looks who loads."""
+    cls = PoolFormer
+    for _ in range(levels):
+
+        class Extended(cls):
+            def _load_from_state_dict(self, *args, **kwargs) -> None:
+                super()._load_from_state_dict(*args, **kwargs)
+
+        cls = Extended
+    model = cls(dict(depths=[1] * 4, dims=DIMS))
+    state = model.state_dict()
+    del state["stages.1.0.norm1.bias"]
+    with pytest.raises(WeightsError, match=r"1 missing: stages\.1\.0\.norm1\.bias"):
+        load_state_dict(model, state)
+    assert model.load_state_dict(state, strict=False).missing_keys == ["stages.1.0.norm1.bias"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict(state)
 
 
 # ---------------------------------------------------------------- classes

@@ -1,5 +1,8 @@
 """Every way in which a checkpoint reaches a model: the containers that each takes, and that each
-says in one sentence what is wrong with a file, runs nothing of it and copies nothing."""
+says in one sentence what is wrong with a file, runs nothing of it and copies nothing.
+
+``init_detector`` and ``init_model`` read files by mmengine itself, which importing this package
+does not change."""
 
 from __future__ import annotations
 
@@ -21,7 +24,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ from mmmetaformer import ConvFormer, MetaFormer, PoolFormer
 from mmmetaformer.backbones.variants import VARIANTS
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import replace_sync_bn
+from mmmetaformer.engine.runner import ToolRunner
 from mmmetaformer.weights import WeightsError, export_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,20 +89,22 @@ def is_marked(tensor: Tensor) -> Tensor:
     return tensor == (MARK if tensor.is_floating_point() else int(MARK))
 
 
-# ---------------------------------------------------------------- doors
+# ---------------------------------------------------------------- entry points
 
 
 @dataclass
-class Door:
+class EntryPoint:
     """One of the ways.
 
     Attributes:
         load: Brings a file into a model, which is appended to a list before.
         kind: What the model is.
+        reads_files: Whether this package reads the file, and not mmengine.
     """
 
     load: Callable[[Path, list[nn.Module], pytest.MonkeyPatch], None]
     kind: str = "backbone"
+    reads_files: bool = True
 
     @property
     def prefix(self) -> str:
@@ -131,7 +136,7 @@ def by_runner(use: str) -> Callable:
     def load(file, models, monkeypatch):
         models.append(build(detection()))
         hook = dict(type="mmmetaformer.engine.hooks.CompleteCheckpointHook", use=use)
-        Runner(
+        ToolRunner(
             models[0], str(file.parent / "work"), custom_hooks=[hook], default_scope="mmdet",
             log_level="ERROR", experiment_name=uuid.uuid4().hex,
         ).load_checkpoint(str(file))  # fmt: skip
@@ -156,17 +161,19 @@ def by_inference(module, init: str, cfg: Callable[[], Config]) -> Callable:
     return load
 
 
-DOORS = {
-    "Pretrained": Door(by_init_cfg),
-    "pretrained=": Door(by_tag),
-    "load_from": Door(by_runner("load_from"), "detection"),
-    "tools/test.py": Door(by_runner("test"), "detection"),
-    "init_detector": Door(
-        by_inference(mmdet.apis.inference, "init_detector", detection), "detection"
+ENTRY_POINTS = {
+    "Pretrained": EntryPoint(by_init_cfg),
+    "pretrained=": EntryPoint(by_tag),
+    "load_from": EntryPoint(by_runner("load_from"), "detection"),
+    "tools/test.py": EntryPoint(by_runner("test"), "detection"),
+    "init_detector": EntryPoint(
+        by_inference(mmdet.apis.inference, "init_detector", detection), "detection", False
     ),
-    "init_model": Door(by_inference(mmseg.apis.inference, "init_model", segmentation),
-                       "segmentation"),
-}  # fmt: skip
+    "init_model": EntryPoint(
+        by_inference(mmseg.apis.inference, "init_model", segmentation), "segmentation", False
+    ),
+}
+READING = [name for name, entry_point in ENTRY_POINTS.items() if entry_point.reads_files]
 
 
 # ---------------------------------------------------------------- containers
@@ -176,41 +183,66 @@ def prefixed(state: State) -> State:
     return {f"module.{name}": tensor for name, tensor in state.items()}
 
 
+def as_mmengine_saves(state: State) -> dict:
+    return dict(state_dict=state, meta=dict(epoch=3))
+
+
+# What mmdet's and mmseg's functions look into.
+PLAIN_CONTAINERS: dict[str, Callable[[State], dict]] = {
+    "state_dict": as_mmengine_saves,
+    "DDP": lambda state: as_mmengine_saves(prefixed(state)),
+    "float16": lambda state: as_mmengine_saves({n: t.half() for n, t in state.items()}),
+    "float64": lambda state: as_mmengine_saves({n: t.double() for n, t in state.items()}),
+}
 CONTAINERS: dict[str, Callable[[State], object]] = {
     "bare": dict,
     "ordered": OrderedDict,
-    "state_dict": lambda state: dict(state_dict=state, meta=None, epoch=3),
+    "without meta": lambda state: dict(state_dict=state, meta=None, epoch=3),
     "model": lambda state: dict(model=state, optimizer={}, args=None),
     "nested": lambda state: dict(model=dict(state_dict=state)),
     "module": lambda state: dict(module=state),
-    "DDP": lambda state: dict(state_dict=prefixed(state)),
     "averaged": lambda state: dict(state_dict_ema=state),
-    "float16": lambda state: {name: tensor.half() for name, tensor in state.items()},
-    "float64": lambda state: {name: tensor.double() for name, tensor in state.items()},
 }
 
 
-def check_loaded(door: Door, path: Path, monkeypatch) -> None:
+def check_loaded(entry_point: EntryPoint, path: Path, monkeypatch) -> None:
     models: list[nn.Module] = []
-    door.load(path, models, monkeypatch)
+    entry_point.load(path, models, monkeypatch)
     held = models[0].state_dict()
-    assert held.keys() == shapes(door.kind).keys()
+    assert held.keys() == shapes(entry_point.kind).keys()
     assert [name for name, tensor in held.items() if not is_marked(tensor).all()] == []
     assert {tensor.dtype for tensor in held.values()} <= {torch.float32, torch.int64}
 
 
+@pytest.mark.parametrize("container", PLAIN_CONTAINERS)
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_containers_that_mmengine_reads(name, container, tmp_path, monkeypatch):
+    entry_point = ENTRY_POINTS[name]
+    torch.save(PLAIN_CONTAINERS[container](entry_point.state()), tmp_path / "file.pth")
+    check_loaded(entry_point, tmp_path / "file.pth", monkeypatch)
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_containers(door, container, tmp_path, monkeypatch):
-    torch.save(CONTAINERS[container](door.state()), tmp_path / "file.pth")
-    check_loaded(door, tmp_path / "file.pth", monkeypatch)
+@pytest.mark.parametrize("name", READING)
+def test_other_containers(name, container, tmp_path, monkeypatch):
+    entry_point = ENTRY_POINTS[name]
+    torch.save(CONTAINERS[container](entry_point.state()), tmp_path / "file.pth")
+    check_loaded(entry_point, tmp_path / "file.pth", monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["init_detector", "init_model"])
+def test_containers_that_mmengine_does_not_look_into(name, tmp_path, monkeypatch):
+    """It would leave the backbone random, and log a list of names."""
+    torch.save(dict(model=ENTRY_POINTS[name].state(), meta={}), tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match="there is none of its tensors"):
+        ENTRY_POINTS[name].load(tmp_path / "file.pth", [], monkeypatch)
 
 
 # The file of the tag is a .pth.tar.
-@pytest.mark.parametrize("door", [name for name in DOORS if name != "pretrained="])
-def test_safetensors(door, tmp_path, monkeypatch):
-    save_file(DOORS[door].state(), tmp_path / "file.safetensors")
-    check_loaded(DOORS[door], tmp_path / "file.safetensors", monkeypatch)
+@pytest.mark.parametrize("name", [name for name in READING if name != "pretrained="])
+def test_safetensors(name, tmp_path, monkeypatch):
+    save_file(ENTRY_POINTS[name].state(), tmp_path / "file.safetensors")
+    check_loaded(ENTRY_POINTS[name], tmp_path / "file.safetensors", monkeypatch)
 
 
 # ---------------------------------------------------------------- files that are wrong
@@ -232,7 +264,7 @@ class Wrong:
 
     Attributes:
         message: What is said of it.
-        write: Makes the file of the door's own weights.
+        write: Makes the file of the model's own weights.
     """
 
     message: str
@@ -263,7 +295,8 @@ def changed(change: Callable[[State], State]) -> Callable:
     def write(path: Path, state: State, prefix: str) -> None:
         backbone = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
         rest = {n: t for n, t in state.items() if not n.startswith(prefix)} if prefix else {}
-        torch.save(rest | {prefix + n: t for n, t in change(backbone).items()}, path)
+        weights = rest | {prefix + n: t for n, t in change(backbone).items()}
+        torch.save(as_mmengine_saves(weights), path)
 
     return write
 
@@ -296,6 +329,9 @@ UNREADABLE = {
     "text": Wrong("it is none that torch.save wrote", bytes_of(b"no checkpoint at all")),
     "an answer": Wrong("it is none that torch.save wrote", bytes_of(b'{"message": "no"}')),
     "pickle": Wrong("it is none that torch.save wrote", pickled),
+    "git-lfs": Wrong(
+        "it is a pointer of git-lfs", bytes_of(b"version https://git-lfs.github.com/spec/v1")
+    ),
     "web page": Wrong("it is a web page", bytes_of(b"\n<!DOCTYPE html><html>404</html>")),
     "code": Wrong("it was not loaded", with_code),
     "no weights": Wrong(
@@ -337,17 +373,24 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [*UNREADABLE, *UNFIT, *PUBLISHED])
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_wrong_files(door, wrong, tmp_path, monkeypatch):
-    case = (UNREADABLE | UNFIT | PUBLISHED)[wrong]
+WRONG = [
+    (name, wrong)
+    for name, entry_point in ENTRY_POINTS.items()
+    for wrong in ([*UNREADABLE] if entry_point.reads_files else []) + [*UNFIT, *PUBLISHED]
+]
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
+def test_wrong_files(name, wrong, tmp_path, monkeypatch):
+    entry_point, case = ENTRY_POINTS[name], (UNREADABLE | UNFIT | PUBLISHED)[wrong]
     path = tmp_path / "file.pth"
-    case.write(path, door.state(), door.prefix)
+    case.write(path, entry_point.state(), entry_point.prefix)
     models: list[nn.Module] = []
     with pytest.raises((WeightsError, UserError), match=case.message) as caught:
-        door.load(path, models, monkeypatch)
+        entry_point.load(path, models, monkeypatch)
     assert "\n" not in str(caught.value)
-    assert "file.pth" in str(caught.value) or "poolformer_s12.pth.tar" in str(caught.value)
+    where = {"pretrained=": "poolformer_s12.pth.tar"}.get(name, "file.pth")
+    assert (where if entry_point.reads_files else "the checkpoint") in str(caught.value)
     held = models[0].state_dict()
     assert not any(is_marked(t).any() for t in held.values() if t.is_floating_point())
     assert not (tmp_path / "owned").exists()
@@ -356,7 +399,7 @@ def test_wrong_files(door, wrong, tmp_path, monkeypatch):
 @pytest.mark.parametrize("wrong", UNREADABLE)
 def test_wrong_files_are_not_converted(wrong, tmp_path, monkeypatch, capsys):
     path, target = tmp_path / "file.pth", tmp_path / "target.pth"
-    UNREADABLE[wrong].write(path, DOORS["Pretrained"].state(), "")
+    UNREADABLE[wrong].write(path, ENTRY_POINTS["Pretrained"].state(), "")
     monkeypatch.setattr("sys.argv", ["convert", str(path), str(target), "--to", "published"])
     with pytest.raises(SystemExit) as exit_:
         runpy.run_path(str(ROOT / "tools/convert_weights.py"), run_name="__main__")

@@ -1,4 +1,5 @@
-"""FFNet_seg's release: its network written out with its own names, in float64, and read back."""
+"""FFNet_seg's release: its network written out with its own names, in float64, and read back; and
+fused networks of the family."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmmetaformer import convert_state_dict, switch_to_deploy
+from mmmetaformer import convert_state_dict, export_state_dict, switch_to_deploy
 from mmmetaformer.backbones.factory import build_backbone
+from mmmetaformer.weights import WeightsError
 from mmmetaformer.weights.convert import convert
 
 DEPTHS, DIMS, KERNELS = (1, 2, 1, 1), (8, 16, 24, 32), (3, 3, 9, 9)
@@ -132,3 +134,37 @@ def test_inside_of_a_segmentor():
     result = convert(dict(state_dict=release), backbone)
     assert result.dropped["outside of the backbone"] == ["decode_head.conv_seg.weight"]
     assert set(result.state_dict) == set(backbone.state_dict())
+
+
+# ---------------------------------------------------------------- fused networks
+
+
+DIMS_OF_FFNET = (8, 16, 32, 64)
+
+
+@pytest.fixture
+def both():
+    """FFNet-1 as it is trained, and fused."""
+    trained, fused = (build_backbone("ffnet_1", **SMALL | dict(dims=DIMS_OF_FFNET)).eval()
+                      for _ in range(2))  # fmt: skip
+    return trained, fused.switch_to_deploy()
+
+
+def test_a_fused_backbone_does_not_take_what_was_trained(both):
+    trained, fused = both
+    published = export_state_dict(trained.state_dict(), "published")
+    assert len(convert(published, trained).state_dict) == len(trained.state_dict())
+    with pytest.raises(WeightsError, match="missing"):
+        convert(published, fused)
+
+
+def test_a_fused_file_says_that_it_is_one(both):
+    trained, fused = both
+    with pytest.raises(WeightsError, match=r"fused network: call switch_to_deploy\(\)"):
+        convert(fused.state_dict(), trained)
+
+
+def test_our_own_layout_is_known_before_and_after_fusing(both):
+    for backbone in both:
+        result = convert(backbone.state_dict(), backbone)
+        assert result.layout == "mmmetaformer" and result.new == []

@@ -1,0 +1,187 @@
+"""What a key layout is: a rename in both directions, and whose it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+# Where a layout maps what a backbone has no use for: ``norm`` is the norm in front of the logits,
+# ``fc`` a linear classifier, ``fc1``, ``hidden_norm`` and ``fc2`` are an MLP. Alone it stands for
+# what belongs to a classifier of another form.
+CLASSIFIER = "<classifier>"
+
+Names = dict[str, str | None]
+
+# What the fields of a template stand for.
+_FIELDS = dict(
+    stage="[0-3]", later="[1-3]", n=r"\d", block=r"\d+", leaf=r"\w+", param="weight|bias", rest=".+"
+)
+# The 1x1 convolutions that others have as linear layers.
+_POINTWISE = re.compile(r".*\.(mlp\.fc[12]|token_mixer\.pwconv[12])\.weight")
+
+
+class Rules:
+    """A rename from pairs of templates, theirs and ours; the first that fits a name counts.
+
+    Args:
+        *pairs: Names with fields: ``{stage}``, ``{later}`` (stages 1 to 3), ``{block}`` and
+            ``{n}`` (a digit) for numbers, ``{leaf}`` for a last part, ``{param}`` for ``weight``
+            or ``bias``, ``{rest}`` for all that follows. A pair with equal names may be given as
+            one string; one that ends in ``CLASSIFIER`` has no way back.
+
+    Example:
+        >>> rules = Rules(('stem.conv.{leaf}', 'downsample_layers.0.conv.{leaf}'))
+        >>> rules.rename(['stem.conv.bias', 'head.bias'])
+        {'stem.conv.bias': 'downsample_layers.0.conv.bias', 'head.bias': None}
+        >>> rules.restore(['downsample_layers.0.conv.bias'])
+        {'downsample_layers.0.conv.bias': 'stem.conv.bias'}
+    """
+
+    def __init__(self, *pairs: tuple[str, str] | str) -> None:
+        both = [(pair, pair) if isinstance(pair, str) else pair for pair in pairs]
+        self._forward = [(_pattern(theirs), ours) for theirs, ours in both]
+        self._backward = [(_pattern(ours), theirs) for theirs, ours in both if ours != CLASSIFIER]
+
+    def rename(self, names: Iterable[str]) -> Names:
+        """By their names ours; None for those that no pair fits."""
+        return {name: _apply(self._forward, name) for name in names}
+
+    def restore(self, names: Iterable[str]) -> Names:
+        """By our names theirs; None for those that no pair fits."""
+        return {name: _apply(self._backward, name) for name in names}
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile(
+        "".join(
+            f"(?P<{part}>{_FIELDS[part]})" if index % 2 else re.escape(part)
+            for index, part in enumerate(parts)
+        )
+    )
+
+
+def _apply(rules: Iterable[tuple[re.Pattern[str], str]], name: str) -> str | None:
+    for pattern, template in rules:
+        match = pattern.fullmatch(name)
+        if match:
+            return template.format(**match.groupdict())
+    return None
+
+
+def no_linear_layers(own: Collection[str]) -> set[str]:
+    """None: in most layouts 1x1 convolutions are what they are here."""
+    return set()
+
+
+def pointwise_weights(own: Collection[str]) -> set[str]:
+    """The weights of 1x1 convolutions that stand for linear layers."""
+    return {name for name in own if _POINTWISE.fullmatch(name)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One key layout: all that this package knows of it.
+
+    Attributes:
+        name: What reports call it.
+        owners: Whose it is, of ``'published'``, ``'timm'``, ``'mmpretrain'`` and
+            ``'mmmetaformer'``.
+        archs: Shell patterns of the names of the networks that it is for.
+        signature: Patterns of full names that are all found in every state dict of this layout
+            and together in no other's; empty for one that is read as another.
+        rules: The rename, to the backbone's own names and to a classifier's below ``CLASSIFIER``.
+        linear: Which of a network's own names are weights of linear layers there, (out, in), and
+            of 1x1 convolutions here, (out, in, 1, 1).
+        scale_ndim: Dimensions of LayerScale there, the first of which are the channels.
+        has_norm: Whether its classifiers have a norm in front of the logits.
+        norm_in_mmpretrain: Name of that norm in mmpretrain's ``ImageClassifier``.
+    """
+
+    name: str
+    owners: tuple[str, ...]
+    archs: tuple[str, ...]
+    signature: tuple[str, ...]
+    rules: Rules
+    linear: Callable[[Collection[str]], set[str]] = no_linear_layers
+    scale_ndim: int = 1
+    has_norm: bool = True
+    norm_in_mmpretrain: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether its names are those of this package's modules."""
+        return "mmmetaformer" in self.owners
+
+    def rename(self, names: Iterable[str]) -> Names:
+        """See :meth:`Rules.rename`."""
+        return self.rules.rename(names)
+
+    def restore(self, names: Iterable[str]) -> Names:
+        """See :meth:`Rules.restore`."""
+        return self.rules.restore(names)
+
+    def serves(self, arch: str) -> bool:
+        """Whether it is one of a network of ``list_archs()``."""
+        return any(fnmatchcase(arch, pattern) for pattern in self.archs)
+
+    def prefixes(self, names: Iterable[str]) -> list[str]:
+        """The prefixes under which a whole network of this layout is found."""
+        names = list(names)
+        found: list[set[str]] = []
+        for pattern in self.signature:
+            regex = re.compile(rf"(|.*\.){pattern}")
+            matches = (regex.fullmatch(name) for name in names)
+            found.append({match.group(1) for match in matches if match})
+        return sorted(set.intersection(*found)) if found else []
+
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Which of the signature is not among the names of a network, as shell patterns."""
+        names = list(names)
+        return [
+            re.sub(r"\\d\?|\.[*+]", "*", pattern).replace("\\", "")
+            for pattern in self.signature
+            if not any(re.fullmatch(pattern, name) for name in names)
+        ]
+
+
+def is_classifier(own: str | None) -> bool:
+    """Whether a renamed name belongs to a classifier."""
+    return own is not None and own.startswith(CLASSIFIER)
+
+
+def is_of_backbone(own: str | None) -> bool:
+    """Whether a renamed name is one of a backbone."""
+    return own is not None and not is_classifier(own)
+
+
+# Classifiers that stand beside the backbone's names.
+OTHER_HEAD = ("head.{rest}", CLASSIFIER)
+LINEAR_HEAD = ("head.{param}", f"{CLASSIFIER}.fc.{{param}}")
+HEAD = (
+    ("norm.{leaf}", f"{CLASSIFIER}.norm.{{leaf}}"),
+    LINEAR_HEAD,
+    ("head.fc{n}.{param}", f"{CLASSIFIER}.fc{{n}}.{{param}}"),
+    ("head.norm.{param}", f"{CLASSIFIER}.hidden_norm.{{param}}"),
+    OTHER_HEAD,
+)
+
+
+def image_classifier(norm: str | None) -> Rules:
+    """The full names of OpenMMLab's ``ImageClassifier``, for what is no part of a backbone.
+
+    Args:
+        norm: Name of the norm in front of the logits, which may be the backbone's; None for a
+            classifier without one.
+    """
+    of_norm = [(f"{norm}.{{leaf}}", f"{CLASSIFIER}.norm.{{leaf}}")] if norm else []
+    return Rules(
+        *of_norm,
+        ("head.fc.{param}", f"{CLASSIFIER}.fc.{{param}}"),
+        ("head.fc{n}.{param}", f"{CLASSIFIER}.fc{{n}}.{{param}}"),
+        ("head.hidden_norm.{param}", f"{CLASSIFIER}.hidden_norm.{{param}}"),
+        OTHER_HEAD,
+        ("neck.{rest}", CLASSIFIER),
+    )

@@ -1,0 +1,217 @@
+"""Which network a state dict is of.
+
+The networks of the table of variants are built on the meta device, without memory, and compared
+with the state dict by names and shapes. A loss that leaves another network whole cannot be seen:
+the last block of a stage, say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import isqrt
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .files import WeightsError
+from .layouts import LAYOUTS
+
+if TYPE_CHECKING:  # the backbones import the weights
+    from ..backbones.base import Backbone
+
+Shapes = dict[str, tuple[int, ...]]
+
+# Sizes of the candidates. Where one of them stands, a source has its own.
+_DIMS = (96, 192, 384, 768)
+_IN_CHANNELS = 5
+_OUTPUT = re.compile(r"norm\d\.|pyramid\.")
+# Tensors that belong to the grid of positions in pre-training.
+_GRID = re.compile(
+    r"(?:stages\.(\d)|blocks)\.\*\.token_mixer\.(?:random_matrix|fc\.weight|fc1\.weight)"
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a network of the table holds, its blocks taken together and outputs left out.
+
+    Attributes:
+        arch: Its name, the first of those that hold the same.
+        fused: Whether its branches are fused.
+        shapes: By the names in a block ``*``.
+    """
+
+    arch: str
+    fused: bool
+    shapes: Shapes
+
+    def differences(self, shapes: Shapes, ignored: str | None = None) -> int:
+        """How many names only one of both has, without outputs and what contains ``ignored``."""
+        names = [n for n in self.shapes.keys() ^ shapes.keys() if not _OUTPUT.match(n)]
+        return sum(ignored is None or ignored not in name for name in names)
+
+    def other_kernels(self, shapes: Shapes) -> int:
+        """How many tensors have another shape behind their channels."""
+        common = self.shapes.keys() & shapes.keys()
+        return sum(self.shapes[name][2:] != shapes[name][2:] for name in common)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network that a state dict is compared with.
+
+    Attributes:
+        arch: Its name, or that of the nearest.
+        backbone: The network in the sizes of the state dict and with its outputs.
+        norm: Name of the norm in front of the logits in our ``ImageClassifier``.
+        is_known: Whether it has the same names as the state dict.
+    """
+
+    arch: str
+    backbone: Backbone
+    norm: str
+    is_known: bool
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last stage."""
+        settings: Any = self.backbone.settings
+        return settings.dims[-1] if hasattr(settings, "dims") else settings.dim
+
+    @property
+    def has_norm(self) -> bool:
+        """Whether its classifiers have a norm in front of the logits."""
+        return all(o.has_norm for o in LAYOUTS if not o.own and o.serves(self.arch))
+
+
+def find_network(weights: Mapping[str, Tensor], model: Backbone | None = None) -> Network:
+    """The network of the table that a state dict is of, or the nearest to it.
+
+    Args:
+        weights: Tensors by the backbone's own names.
+        model: The network if it is known, which may have token mixers that none of the table has.
+
+    Raises:
+        WeightsError: If no network has such sizes.
+    """
+    shapes = _shapes(weights)
+    if model is not None:
+        nearest = min(
+            _candidates(), key=lambda candidate: candidate.differences(shapes, ".token_mixer.")
+        )
+        settings: Any = model.settings
+        return Network(nearest.arch, model, _norm(settings.out_norm_cfg), True)
+    # Of those with the same names, the one with the same kernels.
+    nearest = min(_candidates(), key=lambda c: (c.differences(shapes), c.other_kernels(shapes)))
+    try:
+        backbone = _build(nearest.arch, nearest.fused, **_sizes(nearest, shapes, weights))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the source is no {nearest.arch} of any size: {error}") from error
+    is_known = nearest.differences(shapes) == 0
+    return Network(nearest.arch, backbone, _norm(_row(nearest.arch).get("out_norm_cfg")), is_known)
+
+
+def _row(arch: str) -> dict[str, Any]:
+    """The settings of a network of the table."""
+    from ..backbones.variants import FAMILIES, VARIANTS
+
+    row: Any = VARIANTS[arch]
+    settings: Any = FAMILIES[row["family"]]["settings"]
+    return {**settings, **row}
+
+
+def _norm(out_norm_cfg: dict | None) -> str:
+    """That of the last output, where the network has one."""
+    return "head.norm" if out_norm_cfg is None else "backbone.norm3"
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
+    """By the names in a block ``*``, the shapes of a network: those of its first block."""
+    shapes: Shapes = {}
+    for name, tensor in weights.items():
+        shapes.setdefault(re.sub(r"^(stages\.\d+|blocks)\.\d+\.", r"\1.*.", name), tensor.shape)
+    return shapes
+
+
+@cache
+def _candidates() -> tuple[Candidate, ...]:
+    from ..backbones.variants import VARIANTS
+
+    found: dict[frozenset, Candidate] = {}
+    for arch, row in VARIANTS.items():
+        sizes: dict[str, Any] = dict(out_norm_cfg=None, in_channels=_IN_CHANNELS)
+        if "dim" in row:
+            sizes |= dict(dim=_DIMS[0], depth=4, pyramid=None)
+        else:
+            sizes |= dict(dims=_DIMS, depths=(1, 1, 1, 1))
+        for fused in (False, True):
+            shapes = _shapes(_build(arch, fused, **sizes).state_dict())
+            found.setdefault(frozenset(shapes.items()), Candidate(arch, fused, shapes))
+    return tuple(found.values())
+
+
+def _build(arch: str, fused: bool, **options: Any) -> Backbone:
+    from ..backbones.factory import build_backbone
+
+    with torch.device("meta"):
+        backbone = build_backbone(arch, **options).eval()
+        return backbone.switch_to_deploy() if fused else backbone
+
+
+def _sizes(candidate: Candidate, shapes: Shapes, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments with which a candidate is as large as a source."""
+
+    def read(size: int, axis: int, start: str) -> int:
+        """What the source has where the candidate has a size, or the size itself."""
+        found = Counter(
+            shapes[name][axis]
+            for name, shape in candidate.shapes.items()
+            if re.match(start, name) and name in shapes and shape[axis : axis + 1] == (size,)
+            and len(shapes[name]) > axis
+        )  # fmt: skip
+        return found.most_common(1)[0][0] if found else size
+
+    def depth(blocks: str) -> int:
+        return len({match[1] for name in weights if (match := re.match(blocks, name))})
+
+    sizes: dict[str, Any] = dict(
+        in_channels=read(_IN_CHANNELS, 1, r"downsample_layers\.0\.|stem\."),
+        out_norm_cfg=_out_norm_cfg(shapes),
+    )
+    if any(name.startswith("stem.") for name in candidate.shapes):
+        sizes |= dict(dim=read(_DIMS[0], 0, ""), depth=max(4, depth(r"blocks\.(\d+)\.")))
+        if not any(name.startswith("pyramid.") for name in shapes):
+            sizes["pyramid"] = None
+    else:
+        sizes["dims"] = [read(dim, 0, rf"\w+\.{i}\.") for i, dim in enumerate(_DIMS)]
+        sizes["depths"] = [max(1, depth(rf"stages\.{i}\.(\d+)\.")) for i in range(4)]
+        sizes["pos_embed_sizes"] = [
+            shapes.get(name, candidate.shapes[name])[-1] if name in candidate.shapes else None
+            for name in (f"pos_embeds.{i}.pos_embed" for i in range(4))
+        ]
+    return sizes | _pretrain_size(candidate.arch, shapes)
+
+
+def _out_norm_cfg(names: Iterable[str]) -> dict | None:
+    leaves = {name.partition(".")[2] for name in names if re.match(r"norm\d\.", name)}
+    if not leaves:
+        return None
+    if leaves - {"weight", "bias"}:
+        return dict(type="BN")
+    return dict(type="LN2d", bias="bias" in leaves)
+
+
+def _pretrain_size(arch: str, shapes: Shapes) -> dict[str, int]:
+    """Side of the images whose grid a mixer belongs to, if there is one."""
+    for name, shape in shapes.items():
+        match = _GRID.fullmatch(name)
+        if match and shape and isqrt(shape[-1]) ** 2 == shape[-1]:
+            patch = _row(arch)["stem"].get("patch_size")
+            stride = patch or 4 * 2 ** int(match[1])
+            return dict(pretrain_size=stride * isqrt(shape[-1]))
+    return {}
