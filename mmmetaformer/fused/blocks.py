@@ -7,6 +7,8 @@ modes stay, and :func:`unfuse` takes it back.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,11 @@ from .primitives import find_implementation
 _FEWEST_CHANNELS = 16
 
 
-class _Fused:
-    """What the fused classes have in common.
+class _Fused(nn.Module):
+    """The base of the fused classes.
 
     Attributes:
-        fused: What :func:`fuse` was asked for: ``'auto'``, True or the name of an implementation.
+        fused: As in :func:`fuse`: ``'auto'``, True or the name of an implementation.
     """
 
     fused: bool | str = "auto"
@@ -38,7 +40,7 @@ class _Fused:
     @property
     def implementation(self) -> str:
         """Name of the implementation of the primitives."""
-        return self.fused if self.fused not in ("auto", True) else "torch"
+        return "torch" if self.fused in ("auto", True) else cast(str, self.fused)
 
 
 class FusedBlock(_Fused, MetaFormerBlock):
@@ -65,7 +67,7 @@ class FusedBlock(_Fused, MetaFormerBlock):
 
 
 def _run_literally(branch: ResidualBranch, x: Tensor) -> Tensor:
-    """A residual by its own modules."""
+    """A residual branch by its own modules, and its identity path."""
     out = branch.layer_scale(branch.drop_path(branch.mixer(branch.norm(x))))
     return branch.res_scale(x) + out if branch.residual else out
 
@@ -117,8 +119,9 @@ class _FusedOutput(_Fused):
             return super().forward(x)
         if isinstance(self, nn.Identity):
             return x if x.is_contiguous() else Contiguous.apply(x)
-        kind = "position" if isinstance(self, LayerNorm2d) else "image"
-        return Norm.apply(x, self.weight, self.bias, kind, self.eps, self.implementation)
+        norm = cast(GroupNorm, self)  # or LayerNorm2d
+        name = "position" if isinstance(self, LayerNorm2d) else "image"
+        return Norm.apply(x, norm.weight, norm.bias, name, norm.eps, self.implementation)
 
 
 class FusedGroupNorm(_FusedOutput, GroupNorm):
@@ -137,7 +140,7 @@ class FusedIdentity(_FusedOutput, nn.Identity):
     """No norm behind a stage."""
 
 
-_OUTPUTS = {
+_OUTPUTS: dict[type, type[_Fused]] = {
     GroupNorm: FusedGroupNorm,
     ModifiedLayerNorm: FusedModifiedLayerNorm,
     LayerNorm2d: FusedLayerNorm2d,
@@ -163,11 +166,11 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
             ``'auto'``.
     """
     if fused not in ("auto", True):
-        find_implementation(fused)
+        find_implementation(cast(str, fused))
     replacements = _replacements(model)
     for module, cls in replacements:
         module.__class__ = cls
-        module.fused = fused
+        cast(_Fused, module).fused = fused
     if not replacements and fused != "auto":
         raise ValueError(
             f"fused={fused!r}, but nothing of {type(model).__name__} has a fused form: leave "
@@ -184,20 +187,21 @@ def unfuse(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if isinstance(module, _Fused):
-            module.__class__ = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
+            literal = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
+            module.__class__ = literal  # type: ignore[assignment]  # a module's class
             del module.fused
     return model
 
 
-_CLASSES = {
+_CLASSES: dict[type, type[_Fused]] = {
     MetaFormerBlock: FusedBlock,
     ConvDownsampling: FusedDownsampling,
     PatchEmbedding: FusedPatchEmbedding,
 }
 
 
-def _replacements(model: nn.Module) -> list[tuple[nn.Module, type]]:
-    """The modules that get another class, and that class."""
+def _replacements(model: nn.Module) -> list[tuple[nn.Module, type[_Fused]]]:
+    """The modules to be fused, and their fused classes."""
     from ..backbones.base import Backbone  # which imports this module
 
     if not isinstance(model, Backbone):
