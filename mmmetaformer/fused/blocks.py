@@ -1,8 +1,8 @@
-"""The seam: modules whose forward pass is the fused form, with the literal one to fall back on.
+"""The seam: modules whose forward pass is the fused form, and otherwise the literal one.
 
-Each class here is a subclass of the literal one without anything of its own but ``forward``, so
-:func:`fuse` only changes the classes of modules that are built: parameters, names, hooks and
-modes stay, and :func:`unfuse` takes it back.
+Each class is a subclass of the literal one that only overrides ``forward``. So :func:`fuse` only
+changes the classes of existing modules: parameters, names, hooks and modes stay, and
+:func:`unfuse` undoes it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class _Fused(nn.Module):
     fused: bool | str = "auto"
 
     def may_run_fused(self, x: Tensor) -> bool:
-        """Whether the fused form may run on a map now. ``'auto'`` is the literal form on GPUs, on
-        which no figures have been measured."""
+        """Whether the fused form may run on a map now. ``'auto'`` is the literal form on GPUs, for
+        which there are no measurements."""
         return fused_forms_may_run(x) and (self.fused != "auto" or not x.is_cuda)
 
     @property
@@ -56,7 +56,7 @@ class FusedBlock(_Fused, MetaFormerBlock):
         return x
 
     def _run_first(self, branches: list[ResidualBranch], x: Tensor) -> tuple[int, Tensor]:
-        """How many of the branches were run, and their output."""
+        """The number of branches that were run, and their output."""
         for row in TABLE:
             count = len(row.matches)
             if row.fits(branches) and all(
@@ -73,7 +73,7 @@ def _run_literally(branch: ResidualBranch, x: Tensor) -> Tensor:
 
 
 class FusedPatchEmbedding(_Fused, PatchEmbedding):
-    """A stem that takes the image channels_last, in which all else is fast."""
+    """A stem that takes the image in channels_last, the fast format of all later layers."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.may_run_fused(x):
@@ -82,8 +82,8 @@ class FusedPatchEmbedding(_Fused, PatchEmbedding):
 
 
 class FusedDownsampling(_Fused, ConvDownsampling):
-    """A stem or downsampling layer that takes maps channels_last, in which all else is fast, and
-    has a faster backward pass."""
+    """A stem or downsampling layer that takes maps in channels_last and has a faster backward
+    pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.may_run_fused(x):
@@ -111,8 +111,8 @@ def _has_fast_gradient(conv: nn.Module, x: Tensor) -> bool:
 
 
 class _FusedOutput(_Fused):
-    """The norm of an emitted map, or none, that emits it contiguous. Behind an ordinary
-    ``contiguous`` the gradient would not be channels_last, nor the whole backward pass fast."""
+    """An output norm, or none, that emits a contiguous map. Behind an ordinary ``contiguous`` the
+    gradient would not be channels_last, and the whole backward pass would be slow."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.may_run_fused(x):
@@ -151,7 +151,7 @@ _OUTPUTS: dict[type, type[_Fused]] = {
 def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
     """Let the blocks of a model run in their fused forms, in place.
 
-    Parameters, names in the state dict, hooks and, but for rounding, results and gradients stay.
+    Parameters, state-dict keys and hooks stay, and so do, but for rounding, results and gradients.
 
     Args:
         model: A block, a backbone, or a detector or segmentor with a backbone of this package.
@@ -180,7 +180,7 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
 
 
 def unfuse(model: nn.Module) -> nn.Module:
-    """Take :func:`fuse` back, in place.
+    """Undo :func:`fuse`, in place.
 
     Returns:
         The model.

@@ -1,6 +1,6 @@
-"""Which residual branches have a fused form, and what it is made of.
+"""The residual branches that have a fused form.
 
-To fuse another branch is to add a row to the table at the end of this file.
+Another form is another row of the table at the end of this file.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Single layers as differentiable functions that keep little for the backward pass.
 
 Like the functions of residual branches (``residual_functions.py``), they keep their inputs and
-compute once more in the backward pass what costs no matrix product. None of them can be
-differentiated twice: that is an error, and the literal path can. Sums are not written as matrix
-products, which autocast would compute in its own dtype, also in a backward pass that runs inside
-of it.
+recompute whatever costs no matrix product. A second derivative is an error; the literal path has
+it. Sums are not written as matrix products, because autocast would compute these in its own dtype,
+also in a backward pass that runs inside of it.
 """
 
 from __future__ import annotations
@@ -101,8 +100,8 @@ class NormLinear(Function):
 class Contiguous(Function):
     """The map as it is, but contiguous, with a gradient that is channels_last again.
 
-    Behind an ordinary ``contiguous`` it would not be, nor would sums that it is part of, and the
-    whole backward pass would run in the slow format.
+    Behind an ordinary ``contiguous`` the gradient would not be channels_last, and the whole
+    backward pass would run in the slow format.
     """
 
     @staticmethod

@@ -91,7 +91,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def _moments_of_image(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of (1, C, H, W), by BatchNorm's statistics of each channel."""
     rows = image.shape[2]
-    # Of a channels_last map these add up position after position, and lose digits in long sums.
+    # For channels_last maps they add up position after position, and lose digits in long sums.
     if not image.is_contiguous():
         rows = max(1, _POSITIONS // image.shape[3])
     if rows >= image.shape[2]:

@@ -122,7 +122,7 @@ def _product_over_positions(a: Tensor, b: Tensor) -> Tensor:
     """The products of all pairs of channels, summed over images and positions, (channels of a,
     channels of b)."""
     positions = a.numel() // a.shape[1]
-    # The smaller number of rows is the faster, unless the transpose of the result takes longer.
+    # Fewer rows are faster, unless the transpose of the result takes longer.
     if 2 * positions > a.shape[1] > b.shape[1]:
         return _transposed(_product_over_positions(b, a))
     return _linear(_transposed(to_rows(a).flatten(0, 2)), to_rows(b).flatten(0, 2).t(), None)

@@ -32,12 +32,12 @@ from .maps import (
 from .norms import NORMS, Gradients
 from .primitives import Implementation, Scalars, find_implementation
 
-# Values of an image's map up to which keeping it pays: for an image of 512x512 those of
-# PoolFormer-S12 from its second stage on.
+# The largest map of an image that is kept, in values: for images of 512x512, PoolFormer-S12 keeps
+# those of its second stage and of later ones.
 _SMALL = 2**19
 
-# Bytes of a map from which the CPU takes it in parts, and of such a part: what lies between two
-# operators then stays in the cache and takes no new pages of memory.
+# Maps of at least this many bytes are taken in parts of about that many on the CPU: intermediate
+# results then stay in the cache and take no new pages of memory.
 _LARGE, _PART = 2**23, 2**21
 
 
@@ -74,8 +74,8 @@ def _promoted(dtype: torch.dtype, *tensors: Tensor | None) -> torch.dtype:
 class PoolResidual(Function):
     """``identity * x + drop * layer_scale * (pool(n) - n)`` with ``n`` the image's norm of ``x``.
 
-    The average keeps what is constant, so mean and bias of the norm cancel: what is left is ``x``
-    and one factor per image and channel on ``pool(x) - x``. The bias has a gradient of zeros.
+    Mean and bias of the norm are constant over positions and cancel: ``x`` remains, and one factor
+    per image and channel of ``pool(x) - x``. The bias has a gradient of zeros.
     The tensors are :class:`PoolTensors`.
     """
 
@@ -228,7 +228,7 @@ _COUNT = len(BranchTensors._fields)
 
 
 def _names(*needs: bool) -> set[str]:
-    """The names of what needs a gradient of x and each of the tensors."""
+    """Names of x and the tensors, those that need a gradient."""
     return {name for name, need in zip(("x", *BranchTensors._fields), needs, strict=True) if need}
 
 
@@ -278,7 +278,7 @@ def _add_identity(
 ) -> Tensor:
     """``identity * x + factor * branch``; new memory."""
     if x is None:
-        # The branch may be a view, and what a Function returns of these cannot change in place.
+        # The branch may be a view, and views that a Function returns cannot change in place.
         return branch.clone() if factor is None else branch * factor
     if identity is not None:
         x = x * per_channel(identity)
@@ -305,18 +305,13 @@ class _BranchBackward:
     def _needs_norm(self) -> bool:
         return self._needs("x", "gamma", "beta")
 
-    @property
-    def _needs_last(self) -> bool:
-        return self._needs("weight2", "bias2", "layer_scale")
-
     def gradients(
         self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, *z_parts: Tensor
     ) -> Gradients:
         """Gradients by x and by the tensors, those that are needed."""
         tensors, settings, dtype = self.tensors, self.settings, z_parts[0].dtype
-        norm = NORMS[settings.norm](
-            tensors.gamma, tensors.beta, find_implementation(settings.implementation)
-        )
+        ops = find_implementation(settings.implementation)
+        norm = NORMS[settings.norm](tensors.gamma, tensors.beta, ops)
         grad = match_format(grad, x)
         unit = _unit(tensors.layer_scale, dtype)
         n = norm.normalize(x, mean, rstd, dtype)
@@ -338,8 +333,8 @@ class _BranchBackward:
     def _linear_gradients(
         self, n: Tensor, grad: Tensor, z_parts: Sequence[Tensor], unit: Tensor | None
     ) -> tuple[Tensor | None, NamedGradients]:
-        """Gradients by ``n`` and by the tensors between it and LayerScale, in as many parts as the
-        forward pass had."""
+        """Gradients by ``n`` and by the tensors between norm and LayerScale, in as many parts as
+        the forward pass had."""
         tensors = self.tensors
         factor = tensors.factor(accumulation_dtype(z_parts[0].dtype))
         unscaled = tensors.drop  # the factor without LayerScale, but in its unit
@@ -352,9 +347,9 @@ class _BranchBackward:
         parts = _parts(len(tensors.weight), n, grad, grad_n)
         for z, (image, (n_part, grad_part, grad_n_part)) in zip(z_parts, parts, strict=True):
             factors_of_image = (_factor_of_image(each, image) for each in factors)
-            by_n, addends = self._gradients_of_part(n_part, grad_part, z, *factors_of_image)
-            if by_n is not None:
-                grad_n_part.copy_(by_n)
+            part_grad_n, addends = self._gradients_of_part(n_part, grad_part, z, *factors_of_image)
+            if part_grad_n is not None:
+                grad_n_part.copy_(part_grad_n)
             for name, addend in addends.items():
                 total = sums.get(name)
                 sums[name] = addend if total is None or addend is None else total.add_(addend)
@@ -363,8 +358,8 @@ class _BranchBackward:
     def _gradients_of_part(
         self, n: Tensor, grad: Tensor, z: Tensor, factor: Tensor | None, unscaled: Tensor | None
     ) -> tuple[Tensor | None, NamedGradients]:
-        """Gradients by a part of ``n`` and, new memory, by the tensors. Those of ``weight2`` and
-        ``bias2`` are by the factor ``unscaled``."""
+        """Gradients by a part of ``n`` and, in new memory, by the tensors. For those by ``weight2``
+        and ``bias2`` the branch has the factor ``unscaled``."""
         tensors, dtype = self.tensors, z.dtype
         ops = find_implementation(self.settings.implementation)
         grad_branch = _times(grad, factor, dtype)
@@ -399,7 +394,7 @@ class _BranchBackward:
     def _apply_layer_scale(
         self, gradients: NamedGradients, scale: Tensor, unit: Tensor | None
     ) -> None:
-        """LayerScale's gradient, and the factor that those of ``weight2`` and ``bias2`` lack."""
+        """Multiply the gradients by ``weight2`` and ``bias2`` by LayerScale, and add its own."""
         weight2, bias2 = self.tensors.weight2, self.tensors.bias2
         grad_weight2, grad_bias2 = gradients["weight2"], gradients["bias2"]
         assert grad_weight2 is not None
@@ -414,8 +409,8 @@ class _BranchBackward:
 
 
 def _unit(layer_scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A factor that keeps the gradients before LayerScale, which are a small LayerScale's inverse
-    times as large as those behind it, within the range of float16; None for one."""
+    """A factor that keeps gradients within the range of float16 when LayerScale, which may be
+    small, is left out of them; None for one."""
     if layer_scale is None or dtype != torch.float16:
         return None
     largest = layer_scale.abs().amax()
@@ -427,7 +422,7 @@ def _times(grad: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
 
 
 def _factor_of_image(factor: Tensor | None, image: int) -> Tensor | None:
-    """The factor of one image, given that of one image or of all."""
+    """The part for an image of a factor (B or 1, ...)."""
     return factor if factor is None or len(factor) == 1 else factor[image : image + 1]
 
 
@@ -443,8 +438,8 @@ def _is_taken_in_parts(n: Tensor, tensors: BranchTensors) -> bool:
 
 
 def _parts(channels: int, *maps: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Index of the image, and some rows of it in each of the maps, which are of one size: so many
-    that a map with this number of channels would take about ``_PART`` bytes."""
+    """The index of an image and some rows of it in each of the maps, which are of one size. The
+    number of rows is such that a map of ``channels`` takes about ``_PART`` bytes."""
     count = math.ceil(maps[0][0, 0].numel() * channels * maps[0].element_size() / _PART)
     rows = math.ceil(maps[0].shape[2] / count)
     for index, images in enumerate(zip(*(x.split(1) for x in maps), strict=True)):
@@ -500,6 +495,6 @@ _POOL_COUNT = len(PoolTensors._fields)
 
 
 def _is_small(x: Tensor) -> bool:
-    """Whether a map costs little memory when it is kept. Large ones come early in a network, few
-    blocks have them, and they are most of what a network keeps."""
+    """Whether a map is kept. Few blocks, early in a network, have larger ones, which would be most
+    of the memory that the network keeps."""
     return x.shape[1:].numel() <= _SMALL

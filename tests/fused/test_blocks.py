@@ -262,9 +262,8 @@ def test_autocast_of_a_map_in_parts(monkeypatch, kind, dtype):
     x = image(dtype=torch.float32).contiguous(memory_format=torch.channels_last)
     whole = run(block, x, dtype=dtype)
     monkeypatch.setattr(residual_functions, "_LARGE", 0)
-    monkeypatch.setattr(
-        residual_functions, "_PART", 2 * 7 * 4 * DIM * 2
-    )  # two rows of hidden values
+    two_rows = 2 * 7 * 4 * DIM * 2  # bytes of hidden values
+    monkeypatch.setattr(residual_functions, "_PART", two_rows)
     parts = run(block, x, dtype=dtype)
     assert run(twin(block), x, dtype=dtype)["output"].dtype == parts["output"].dtype
     for name in ("output", "x", "norm2.weight", "mlp.fc1.weight", "mlp.fc2.weight"):
