@@ -1,11 +1,13 @@
-"""The seam: modules whose forward pass is the fused form, with the literal one to fall back on.
+"""The seam: modules whose forward pass is the fused form, and otherwise the literal one.
 
-Each class here is a subclass of the literal one without anything of its own but ``forward``, so
-:func:`fuse` only changes the classes of modules that are built: parameters, names, hooks and
-modes stay, and :func:`unfuse` takes it back.
+Each class is a subclass of the literal one that only overrides ``forward``. So :func:`fuse` only
+changes the classes of existing modules: parameters, names, hooks and modes stay, and
+:func:`unfuse` undoes it.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +23,24 @@ from .primitives import find_implementation
 _FEWEST_CHANNELS = 16
 
 
-class _Fused:
-    """What the fused classes have in common.
+class _Fused(nn.Module):
+    """The base of the fused classes.
 
     Attributes:
-        fused: What :func:`fuse` was asked for: ``'auto'``, True or the name of an implementation.
+        fused: As in :func:`fuse`: ``'auto'``, True or the name of an implementation.
     """
 
     fused: bool | str = "auto"
 
     def may_run_fused(self, x: Tensor) -> bool:
-        """Whether the fused form may run on a map now. ``'auto'`` is the literal form on GPUs, on
-        which no figures have been measured."""
+        """Whether the fused form may run on a map now. ``'auto'`` is the literal form on GPUs, for
+        which there are no measurements."""
         return fused_forms_may_run(x) and (self.fused != "auto" or not x.is_cuda)
 
     @property
     def implementation(self) -> str:
         """Name of the implementation of the primitives."""
-        return self.fused if self.fused not in ("auto", True) else "torch"
+        return "torch" if self.fused in ("auto", True) else cast(str, self.fused)
 
 
 class FusedBlock(_Fused, MetaFormerBlock):
@@ -54,7 +56,7 @@ class FusedBlock(_Fused, MetaFormerBlock):
         return x
 
     def _run_first(self, branches: list[ResidualBranch], x: Tensor) -> tuple[int, Tensor]:
-        """How many of the branches were run, and their output."""
+        """The number of branches that were run, and their output."""
         for row in TABLE:
             count = len(row.matches)
             if row.fits(branches) and all(
@@ -65,13 +67,13 @@ class FusedBlock(_Fused, MetaFormerBlock):
 
 
 def _run_literally(branch: ResidualBranch, x: Tensor) -> Tensor:
-    """A residual by its own modules."""
+    """A residual branch by its own modules, and its identity path."""
     out = branch.layer_scale(branch.drop_path(branch.mixer(branch.norm(x))))
     return branch.res_scale(x) + out if branch.residual else out
 
 
 class FusedPatchEmbedding(_Fused, PatchEmbedding):
-    """A stem that takes the image channels_last, in which all else is fast."""
+    """A stem that takes the image in channels_last, the fast format of all later layers."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.may_run_fused(x):
@@ -80,8 +82,8 @@ class FusedPatchEmbedding(_Fused, PatchEmbedding):
 
 
 class FusedDownsampling(_Fused, ConvDownsampling):
-    """A stem or downsampling layer that takes maps channels_last, in which all else is fast, and
-    has a faster backward pass."""
+    """A stem or downsampling layer that takes maps in channels_last and has a faster backward
+    pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.may_run_fused(x):
@@ -109,16 +111,17 @@ def _has_fast_gradient(conv: nn.Module, x: Tensor) -> bool:
 
 
 class _FusedOutput(_Fused):
-    """The norm of an emitted map, or none, that emits it contiguous. Behind an ordinary
-    ``contiguous`` the gradient would not be channels_last, nor the whole backward pass fast."""
+    """An output norm, or none, that emits a contiguous map. Behind an ordinary ``contiguous`` the
+    gradient would not be channels_last, and the whole backward pass would be slow."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.may_run_fused(x):
             return super().forward(x)
         if isinstance(self, nn.Identity):
             return x if x.is_contiguous() else Contiguous.apply(x)
-        kind = "position" if isinstance(self, LayerNorm2d) else "image"
-        return Norm.apply(x, self.weight, self.bias, kind, self.eps, self.implementation)
+        norm = cast(GroupNorm, self)  # or LayerNorm2d
+        name = "position" if isinstance(self, LayerNorm2d) else "image"
+        return Norm.apply(x, norm.weight, norm.bias, name, norm.eps, self.implementation)
 
 
 class FusedGroupNorm(_FusedOutput, GroupNorm):
@@ -137,7 +140,7 @@ class FusedIdentity(_FusedOutput, nn.Identity):
     """No norm behind a stage."""
 
 
-_OUTPUTS = {
+_OUTPUTS: dict[type, type[_Fused]] = {
     GroupNorm: FusedGroupNorm,
     ModifiedLayerNorm: FusedModifiedLayerNorm,
     LayerNorm2d: FusedLayerNorm2d,
@@ -148,7 +151,7 @@ _OUTPUTS = {
 def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
     """Let the blocks of a model run in their fused forms, in place.
 
-    Parameters, names in the state dict, hooks and, but for rounding, results and gradients stay.
+    Parameters, state-dict keys and hooks stay, and so do, but for rounding, results and gradients.
 
     Args:
         model: A block, a backbone, or a detector or segmentor with a backbone of this package.
@@ -163,11 +166,11 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
             ``'auto'``.
     """
     if fused not in ("auto", True):
-        find_implementation(fused)
+        find_implementation(cast(str, fused))
     replacements = _replacements(model)
     for module, cls in replacements:
         module.__class__ = cls
-        module.fused = fused
+        cast(_Fused, module).fused = fused
     if not replacements and fused != "auto":
         raise ValueError(
             f"fused={fused!r}, but nothing of {type(model).__name__} has a fused form: leave "
@@ -177,27 +180,28 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
 
 
 def unfuse(model: nn.Module) -> nn.Module:
-    """Take :func:`fuse` back, in place.
+    """Undo :func:`fuse`, in place.
 
     Returns:
         The model.
     """
     for module in model.modules():
         if isinstance(module, _Fused):
-            module.__class__ = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
+            literal = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
+            module.__class__ = literal  # type: ignore[assignment]  # a module's class
             del module.fused
     return model
 
 
-_CLASSES = {
+_CLASSES: dict[type, type[_Fused]] = {
     MetaFormerBlock: FusedBlock,
     ConvDownsampling: FusedDownsampling,
     PatchEmbedding: FusedPatchEmbedding,
 }
 
 
-def _replacements(model: nn.Module) -> list[tuple[nn.Module, type]]:
-    """The modules that get another class, and that class."""
+def _replacements(model: nn.Module) -> list[tuple[nn.Module, type[_Fused]]]:
+    """The modules to be fused, and their fused classes."""
     from ..backbones.base import Backbone  # which imports this module
 
     if not isinstance(model, Backbone):

@@ -1,12 +1,12 @@
-"""Which residual branches have a fused form, and what it is made of.
+"""The residual branches that have a fused form.
 
-To fuse another branch is to add a row to the table at the end of this file.
+Another form is another row of the table at the end of this file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +25,20 @@ from ..layers import (
 from ..mixers.attention import Attention
 from ..mixers.pooling import Pooling
 from ..mixers.sepconv import SepConv
-from .functions import (
+from .functions import NormLinear
+from .maps import accumulation_dtype, compute_dtype, per_image
+from .residual_functions import (
     Branch,
     BranchSettings,
     BranchTensors,
-    NormLinear,
     PoolResidual,
     PoolResidualBranch,
-    compute_dtype,
+    PoolTensors,
 )
-from .primitives import accumulation_dtype
 
 
 class ResidualBranch(NamedTuple):
-    """One of the two residuals of a block: its modules, and whether it has an identity path."""
+    """A residual branch of a block: its modules, and whether it has an identity path."""
 
     norm: nn.Module
     mixer: nn.Module
@@ -51,36 +51,30 @@ class ResidualBranch(NamedTuple):
         """The modules alone."""
         return self[:-1]
 
+    @property
+    def affine_norm(self) -> GroupNorm | LayerNorm2d:
+        """The norm, one of those that :func:`norm_name` knows."""
+        return cast(GroupNorm, self.norm)
+
 
 def residual_branches(block: MetaFormerBlock) -> list[ResidualBranch]:
-    """The residual of the token mixer, then that of the channel mixer if there is one."""
+    """The branch of the token mixer, then that of the channel mixer if there is one."""
+    b = block
     branches = [
         ResidualBranch(
-            block.norm1,
-            block.token_mixer,
-            block.drop_path,
-            block.layer_scale1,
-            block.res_scale1,
-            block.residual1,
+            b.norm1, b.token_mixer, b.drop_path, b.layer_scale1, b.res_scale1, b.residual1
         )
     ]
-    if block.mlp is not None:
+    if b.mlp is not None:
         branches.append(
-            ResidualBranch(
-                block.norm2,
-                block.mlp,
-                block.drop_path,
-                block.layer_scale2,
-                block.res_scale2,
-                block.residual2,
-            )
+            ResidualBranch(b.norm2, b.mlp, b.drop_path, b.layer_scale2, b.res_scale2, b.residual2)
         )
     return branches
 
 
 # Classes are compared exactly here: a subclass may compute something else.
 
-_ACTS = {
+_ACTS: dict[type, str] = {
     nn.Identity: "identity",
     nn.ReLU: "relu",
     nn.SiLU: "silu",
@@ -96,13 +90,13 @@ def _act_name(act: nn.Module) -> str | None:
 
 
 def norm_name(norm: nn.Module) -> str | None:
-    """A key of ``functions.NORMS``."""
+    """The key of ``norms.NORMS`` for a norm; None if it has none."""
     if type(norm) in (GroupNorm, ModifiedLayerNorm) and norm.num_groups == 1:
         return "image"
     return "position" if type(norm) is LayerNorm2d else None
 
 
-# What the fused forms take for granted of parts that somebody may have replaced or changed.
+# Somebody may have replaced or changed the parts of a mixer.
 
 
 def _is_pointwise(*modules: nn.Module) -> bool:
@@ -190,78 +184,25 @@ def _is_attention(branch: ResidualBranch) -> bool:
 
 
 def _pooling(branch: ResidualBranch, x: Tensor, implementation: str) -> Tensor:
-    return PoolResidual.apply(*_pool_arguments(branch, x), implementation)
-
-
-def _pool_arguments(branch: ResidualBranch, x: Tensor) -> tuple:
-    # Under CUDA's autocast, norms give float32.
-    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
-    drop = _drop_factor(branch, x, torch.float32 if autocast else x.dtype)
-    scales = _scale(branch.layer_scale), _scale(branch.res_scale)
-    norm = branch.norm
-    return x, norm.weight, norm.bias, *scales, drop, norm.eps, branch.mixer.pool.kernel_size
+    eps, pool_size, *tensors = _pool_arguments(branch, x)
+    return PoolResidual.apply(x, eps, pool_size, implementation, *tensors)
 
 
 def _pooling_mlp(
     first: ResidualBranch, second: ResidualBranch, x: Tensor, implementation: str
 ) -> Tensor:
-    return PoolResidualBranch.apply(
-        *_pool_arguments(first, x), *_mlp_arguments(second, x, implementation)
-    )
+    eps, pool_size, *pool_tensors = _pool_arguments(first, x)
+    settings, *tensors = _branch_arguments(second, x, implementation)
+    return PoolResidualBranch.apply(x, eps, pool_size, settings, *pool_tensors, *tensors)
 
 
-def _mlp(branch: ResidualBranch, x: Tensor, implementation: str) -> Tensor:
-    return Branch.apply(x, *_mlp_arguments(branch, x, implementation))
-
-
-def _mlp_arguments(branch: ResidualBranch, x: Tensor, implementation: str) -> tuple:
-    mixer = branch.mixer
-    return _branch_arguments(branch, x, mixer.fc1, None, mixer.fc2, mixer.act, implementation)
-
-
-def _sepconv(branch: ResidualBranch, x: Tensor, implementation: str) -> Tensor:
-    mixer = branch.mixer
-    parts = mixer.pwconv1, mixer.dwconv, mixer.pwconv2, mixer.act1
-    return Branch.apply(x, *_branch_arguments(branch, x, *parts, implementation))
-
-
-def _branch_arguments(
-    branch: ResidualBranch,
-    x: Tensor,
-    linear: nn.Conv2d,
-    depthwise: nn.Conv2d | None,
-    linear2: nn.Conv2d,
-    act: nn.Module,
-    implementation: str,
-) -> tuple:
-    """The arguments of ``Branch`` behind its map."""
-    norm = branch.norm
-    settings = BranchSettings(
-        norm_name(norm),
-        norm.eps,
-        _act_name(act),
-        branch.residual,
-        torch.is_grad_enabled(),
-        implementation,
-    )
-    tensors = BranchTensors(
-        gamma=norm.weight,
-        beta=norm.bias,
-        weight=linear.weight,
-        bias=linear.bias,
-        depthwise=None if depthwise is None else depthwise.weight,
-        depthwise_bias=None if depthwise is None else depthwise.bias,
-        weight2=linear2.weight,
-        bias2=linear2.bias,
-        layer_scale=_scale(branch.layer_scale),
-        identity=_scale(branch.res_scale) if branch.residual else None,
-        drop=_drop_factor(branch, x, compute_dtype(x, linear.weight)),
-    )
-    return settings, *tensors, *act.parameters()
+def _mlp_or_sepconv(branch: ResidualBranch, x: Tensor, implementation: str) -> Tensor:
+    settings, *tensors = _branch_arguments(branch, x, implementation)
+    return Branch.apply(x, settings, *tensors)
 
 
 def _attention(branch: ResidualBranch, x: Tensor, implementation: str) -> Tensor:
-    norm, mixer = branch.norm, branch.mixer
+    norm, mixer = branch.affine_norm, cast(Attention, branch.mixer)
     parameters = norm.weight, norm.bias, mixer.qkv.weight, mixer.qkv.bias
     qkv = NormLinear.apply(x, *parameters, norm_name(norm), norm.eps, implementation)
     out = mixer.attend(mixer.to_tokens(qkv), x)
@@ -270,8 +211,54 @@ def _attention(branch: ResidualBranch, x: Tensor, implementation: str) -> Tensor
     path = branch.res_scale(x) if branch.residual else None
     if drop is None:
         return out if path is None else path + out
-    drop = drop.to(out.dtype).view(-1, 1, 1, 1)
+    drop = per_image(drop.to(out.dtype))
     return out * drop if path is None else torch.addcmul(path, out, drop)
+
+
+def _pool_arguments(branch: ResidualBranch, x: Tensor) -> tuple:
+    """eps, the side of the window and the tensors of a pooling."""
+    norm, pool = branch.affine_norm, cast(Pooling, branch.mixer).pool
+    # Under CUDA's autocast, norms give float32.
+    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
+    drop = _drop_factor(branch, x, torch.float32 if autocast else x.dtype)
+    scales = _scale(branch.layer_scale), _scale(branch.res_scale)
+    return norm.eps, pool.kernel_size, *PoolTensors(norm.weight, norm.bias, *scales, drop)
+
+
+def _branch_arguments(branch: ResidualBranch, x: Tensor, implementation: str) -> tuple:
+    """The settings and the tensors of an MLP or a SepConv."""
+    norm, mixer = branch.affine_norm, branch.mixer
+    depthwise: nn.Conv2d | None = None
+    if isinstance(mixer, Mlp):
+        first, act, last = mixer.fc1, mixer.act, mixer.fc2
+    else:
+        mixer = cast(SepConv, mixer)
+        first, act, depthwise, last = mixer.pwconv1, mixer.act1, mixer.dwconv, mixer.pwconv2
+    act_scale, act_bias = (act.scale, act.bias) if isinstance(act, StarReLU) else (None, None)
+    settings = BranchSettings(
+        norm=cast(str, norm_name(norm)),
+        eps=norm.eps,
+        act=cast(str, _act_name(act)),
+        residual=branch.residual,
+        differentiable=torch.is_grad_enabled(),
+        implementation=implementation,
+    )
+    tensors = BranchTensors(
+        gamma=norm.weight,
+        beta=norm.bias,
+        weight=first.weight,
+        bias=first.bias,
+        depthwise=None if depthwise is None else depthwise.weight,
+        depthwise_bias=None if depthwise is None else depthwise.bias,
+        weight2=last.weight,
+        bias2=last.bias,
+        layer_scale=_scale(branch.layer_scale),
+        identity=_scale(branch.res_scale) if branch.residual else None,
+        drop=_drop_factor(branch, x, compute_dtype(x, first.weight)),
+        act_scale=act_scale,
+        act_bias=act_bias,
+    )
+    return settings, *tensors
 
 
 def _scale(module: nn.Module) -> Tensor | None:
@@ -279,8 +266,8 @@ def _scale(module: nn.Module) -> Tensor | None:
 
 
 def _drop_factor(branch: ResidualBranch, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """What drop path multiplies each image's branch by, (B,); None for one. It takes the random
-    numbers that the module would take for a branch of ``dtype``, which is before LayerScale."""
+    """The factor that drop path multiplies each image's branch by, (B,); None for one. It takes
+    the random numbers that the module would take for a branch of ``dtype`` before LayerScale."""
     drop_path = branch.drop_path
     if not isinstance(drop_path, DropPath) or not drop_path.training:
         return None
@@ -289,18 +276,18 @@ def _drop_factor(branch: ResidualBranch, x: Tensor, dtype: torch.dtype) -> Tenso
 
 
 class Row(NamedTuple):
-    """What can be fused.
+    """A pattern of one or two successive residual branches with a fused form.
 
     Attributes:
-        matches: What has to hold of one residual branch, or of each of two, one behind the other.
-        run: The fused form: of those branches, a map and the name of an implementation.
+        matches: A condition for each branch.
+        run: The fused form: takes the branches, a map and the name of an implementation.
     """
 
     matches: tuple[Callable[[ResidualBranch], bool], ...]
     run: Callable[..., Tensor]
 
     def fits(self, branches: Sequence[ResidualBranch]) -> bool:
-        """Whether the first of the branches are of this kind."""
+        """Whether the first of the branches match."""
         return len(branches) >= len(self.matches) and all(
             _has_known_scales(branch) and matches(branch)
             for matches, branch in zip(self.matches, branches, strict=False)
@@ -311,8 +298,8 @@ class Row(NamedTuple):
 TABLE = (
     Row((_is_pooling, _is_residual_mlp), _pooling_mlp),
     Row((_is_pooling,), _pooling),
-    Row((_is_mlp,), _mlp),
-    Row((_is_sepconv,), _sepconv),
+    Row((_is_mlp,), _mlp_or_sepconv),
+    Row((_is_sepconv,), _mlp_or_sepconv),
     Row((_is_attention,), _attention),
 )
 

@@ -1,7 +1,7 @@
-"""When a fused form may stand in for the modules that it is made of.
+"""The conditions under which a fused form may replace the modules of a block.
 
-Only where nobody can tell the difference. Anything that watches modules, replaces them, or
-interprets operators gets the literal forward pass.
+Nobody may see a difference. With hooks, replaced modules, or anything that interprets operators,
+the literal forward pass runs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _PLAIN = (Tensor, nn.Parameter)
 def fused_forms_may_run(x: Tensor) -> bool:
     """Whether fused forms may run on a map now.
 
-    They may not while a model is traced, compiled, exported or scripted, under a dispatch mode
-    (counters of operations, fake tensors), under a function mode other than a default device,
-    under ``torch.func`` and derivatives in forward mode, while hooks wait for all modules, and for
-    a subclass of Tensor or a device that computes nothing.
+    They may not run while a model is traced, compiled, exported or scripted, under a dispatch mode
+    (operation counters, fake tensors), under a function mode other than a default device, under
+    ``torch.func``, in forward-mode differentiation, with global module hooks, for a subclass of
+    Tensor, and on devices other than CPU and CUDA.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in _PLAIN:
         return False
@@ -38,8 +38,8 @@ def fused_forms_may_run(x: Tensor) -> bool:
 
 
 def is_untouched(*modules: nn.Module) -> bool:
-    """Whether modules, and those inside of them, do what their classes say: no hook, no ``forward``
-    of an instance, no call that was compiled, and ordinary tensors as parameters."""
+    """Whether modules and their submodules have no hooks, no ``forward`` of their own, no compiled
+    call, and only ordinary tensors as parameters."""
     return all(
         not (
             module._forward_hooks

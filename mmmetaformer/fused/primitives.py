@@ -1,41 +1,67 @@
-"""What the fused path is made of, in plain PyTorch operators and without autograd.
+"""The primitives of the fused path, in plain PyTorch operators and without autograd.
 
-Each function here may have a twin of the same name and signature elsewhere (kernels for one kind of
-device); :func:`find_implementation` finds them. Tensors are maps (B, C, H, W) of any memory format;
-channels_last is the fast one. Arithmetic is in float32, of float64 in float64, and statistics and
-factors are of that dtype. Nothing is changed in place but where a function says so.
+Another implementation of them (kernels for one kind of device) is a module with functions of the
+same names and signatures (:func:`register_implementation`). Maps are (B, C, H, W) of any memory
+format; channels_last is the fast one. Arithmetic is in float32, for float64 in float64, and
+statistics and factors are of that dtype. Functions change nothing in place unless they say so.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .maps import accumulation_dtype, has_fast_products, per_channel, per_image
+
 aten = torch.ops.aten
 
 _POSITIONS = 2048  # that a sum in float32 runs over
 
-# Modules with the functions below, by name.
-_IMPLEMENTATIONS: dict[str, ModuleType] = {"torch": sys.modules[__name__]}
+Scalars = tuple[Tensor, ...]
+_Maybe = Tensor | None
+_Two = tuple[Tensor, Tensor]
+_Three = tuple[Tensor, Tensor, Tensor]
+
+
+class Implementation(Protocol):
+    """The functions of this module that every implementation has."""
+
+    moments: Callable[[Tensor, float], _Two]
+    normalize: Callable[[Tensor, Tensor, Tensor, _Maybe, _Maybe, torch.dtype], Tensor]
+    normalize_backward: Callable[[Tensor, Tensor, Tensor, Tensor, _Maybe], _Three]
+    pool_residual: Callable[[Tensor, Tensor, _Maybe, int, torch.dtype], Tensor]
+    pool_residual_moments: Callable[[Tensor, Tensor, _Maybe, int, torch.dtype, float], _Three]
+    pool_residual_backward: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor, _Maybe, int], tuple[Tensor, Tensor, _Maybe]
+    ]
+    activate: Callable[[Tensor, str, Scalars, bool], Tensor]
+    activate_backward: Callable[[Tensor, Tensor, str, Scalars], tuple[Tensor, Tensor, Scalars]]
+
+
+_IMPLEMENTATIONS = {"torch": cast(Implementation, sys.modules[__name__])}
 
 
 def register_implementation(name: str, module: ModuleType) -> None:
-    """Make a module with twins of all functions below available as ``fused=name``."""
-    _IMPLEMENTATIONS[name] = module
+    """Make the functions of a module available to networks as ``fused=name``.
+
+    Args:
+        name: What users write.
+        module: It has the functions of :class:`Implementation`.
+    """
+    _IMPLEMENTATIONS[name] = cast(Implementation, module)
 
 
-def find_implementation(name: str) -> ModuleType:
-    """The module with the primitives of that name; ``'torch'`` is this one.
+def find_implementation(name: str) -> Implementation:
+    """The registered module with the primitives; ``'torch'`` is this one.
 
     Raises:
-        ValueError: If none of that name is registered.
+        ValueError: If no implementation has this name.
     """
     if name not in _IMPLEMENTATIONS:
         raise ValueError(
@@ -44,16 +70,6 @@ def find_implementation(name: str) -> ModuleType:
             "tools/triton_kernels)"
         )
     return _IMPLEMENTATIONS[name]
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that values of a dtype are computed in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def per_image(values: Tensor) -> Tensor:
-    """(B,) or (B, C) against a map."""
-    return values.view(*values.shape, *(1,) * (4 - values.dim()))
 
 
 def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -75,7 +91,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def _moments_of_image(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of (1, C, H, W), by BatchNorm's statistics of each channel."""
     rows = image.shape[2]
-    # Of a channels_last map these add up position after position, and lose digits in long sums.
+    # For channels_last maps they add up position after position, and lose digits in long sums.
     if not image.is_contiguous():
         rows = max(1, _POSITIONS // image.shape[3])
     if rows >= image.shape[2]:
@@ -98,35 +114,38 @@ def normalize(
     beta: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """``(x - mean) * rstd`` of each image, times ``gamma`` (C,), plus ``beta`` (C,), each None for
-    none. It is centred before it is cast to ``dtype``."""
+    """``gamma * (x - mean) * rstd + beta``, centred before it is cast to ``dtype``.
+
+    Mean and rstd are (B,), gamma and beta are (C,) or None.
+    """
     centred = torch.sub(x, per_image(mean))
     factor = per_image(_norm_factor(rstd, gamma))
     if beta is None:
         return centred.mul_(factor).to(dtype)
-    beta = beta.to(centred.dtype).view(-1, 1, 1)
-    return torch.addcmul(beta, centred, factor, out=centred).to(dtype)
+    return torch.addcmul(per_channel(beta.to(centred.dtype)), centred, factor, out=centred).to(
+        dtype
+    )
 
 
 def normalize_backward(
     grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`normalize` by ``x``, through the statistics, too, and in its dtype, and
-    by factor and bias of each channel, (C,)."""
+    """Gradients of :func:`normalize` by ``x``, in its dtype and including those through the
+    statistics, by gamma and by beta."""
     dtype, grad = x.dtype, grad.to(accumulation_dtype(grad.dtype))
     centred = torch.sub(x, per_image(mean))
     factor = _norm_factor(rstd, gamma)
-    by_beta = grad.sum((2, 3))
-    by_gamma = (grad * centred).sum((2, 3)) * rstd[:, None]
-    # What goes through mean and deviation, the same for all channels of an image.
-    level, along = (
+    grad_beta = grad.sum((2, 3))
+    grad_gamma = (grad * centred).sum((2, 3)) * rstd[:, None]
+    # The gradients through the statistics are the same for all channels of an image.
+    by_mean, by_rstd = (
         (by_channel * factor).sum(1, keepdim=True) / -x.shape[1:].numel()
-        for by_channel in (by_beta, by_gamma)
+        for by_channel in (grad_beta, grad_gamma)
     )
-    along = per_image((along * rstd[:, None]).expand_as(factor))
-    level = per_image(level.expand_as(factor))
-    grad_x = torch.addcmul(level, centred, along, out=centred).addcmul_(grad, per_image(factor))
-    return grad_x.to(dtype), by_gamma.sum(0), by_beta.sum(0)
+    by_rstd = per_image((by_rstd * rstd[:, None]).expand_as(factor))
+    by_mean = per_image(by_mean.expand_as(factor))
+    grad_x = torch.addcmul(by_mean, centred, by_rstd, out=centred).addcmul_(grad, per_image(factor))
+    return grad_x.to(dtype), grad_gamma.sum(0), grad_beta.sum(0)
 
 
 def _norm_factor(rstd: Tensor, gamma: Tensor | None) -> Tensor:
@@ -144,7 +163,7 @@ def pool_residual(
         factor: (B, C).
         identity: (C,); None for one.
         pool_size: Side of the window of the average, in which padding does not count.
-        dtype: Of the result.
+        dtype: The dtype of the result.
     """
     x = x.to(accumulation_dtype(x.dtype))
     difference = _window_sums(x, pool_size).mul_(_one_over_window(x, pool_size)).sub_(x)
@@ -191,11 +210,11 @@ def pool_residual_backward(
 
 
 def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
-    return x if scale is None else x * scale.view(-1, 1, 1)
+    return x if scale is None else x * per_channel(scale)
 
 
 def _window_sums(x: Tensor, pool_size: int) -> Tensor:
-    """Of the window of each pixel, of which what is outside of the map counts as zero."""
+    """The sum over the window of each pixel; positions outside of the map count as zero."""
     reach = pool_size // 2
     if not has_fast_products(x):
         return F.avg_pool2d(x, pool_size, 1, reach, divisor_override=1)
@@ -214,33 +233,9 @@ def _one_over_window(x: Tensor, pool_size: int) -> Tensor:
     return torch.outer(inside(x.shape[2]), inside(x.shape[3])).reciprocal_()
 
 
-def has_fast_products(*maps: Tensor) -> bool:
-    """Whether oneDNN can work on the maps as they are, and as matrices of float32. torch's own
-    products of matrices go to another library, which is slower on some processors."""
-    return (
-        _has_onednn()
-        and torch.backends.mkldnn.enabled
-        and all(
-            part.dtype == torch.float32
-            and part.device.type == "cpu"
-            and part.numel() > 0
-            and part.is_contiguous(memory_format=torch.channels_last)
-            for part in maps
-        )
-    )
-
-
-@functools.cache
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-Scalars = tuple[Tensor, ...]
-
-
 class _Activation(NamedTuple):
-    """``forward(z, scalars, inplace)`` and ``backward(grad, z, scalars)``, which gives the
-    gradients by ``z`` and by each of the scalars, and may overwrite ``grad``."""
+    """An activation with learnable scalars. ``backward`` gives the gradients by ``z`` and by each
+    scalar and may overwrite ``grad``."""
 
     forward: Callable[[Tensor, Scalars, bool], Tensor]
     backward: Callable[[Tensor, Tensor, Scalars], tuple[Tensor, Scalars]]
@@ -263,11 +258,11 @@ def _star_relu(z: Tensor, scalars: Scalars, inplace: bool) -> Tensor:
 
 def _star_relu_backward(grad: Tensor, z: Tensor, scalars: Scalars) -> tuple[Tensor, Scalars]:
     scale, _ = scalars
-    weighted = F.relu(z.to(accumulation_dtype(z.dtype)))
-    by_bias = grad.sum(dtype=weighted.dtype).view(1)
-    slope = weighted * grad
-    by_scale = (weighted.mul_(slope)).sum().view(1)
-    return slope.mul_(2 * scale).to(grad.dtype), (by_scale, by_bias)
+    rectified = F.relu(z.to(accumulation_dtype(z.dtype)))
+    grad_bias = grad.sum(dtype=rectified.dtype).view(1)
+    slope = rectified * grad
+    grad_scale = rectified.mul_(slope).sum().view(1)
+    return slope.mul_(2 * scale).to(grad.dtype), (grad_scale, grad_bias)
 
 
 # torch's own activations compute bfloat16 and float16 in float32.
@@ -294,12 +289,12 @@ ACTIVATIONS = {
 
 
 def activate(z: Tensor, act: str, scalars: Scalars, inplace: bool = False) -> Tensor:
-    """An activation, one of ``ACTIVATIONS``, in the dtype of ``z``.
+    """The activated map, in the dtype of ``z``.
 
     Args:
-        z: Map.
-        act: Its name.
-        scalars: Its learnable scalars: scale (1,) and bias (1,) of StarReLU, of others none.
+        z: Map (B, C, H, W).
+        act: A key of ``ACTIVATIONS``.
+        scalars: Learnable scalars: scale (1,) and bias (1,) of StarReLU; others have none.
         inplace: Whether ``z`` may be overwritten.
     """
     return ACTIVATIONS[act].forward(z, scalars, inplace)
@@ -308,7 +303,7 @@ def activate(z: Tensor, act: str, scalars: Scalars, inplace: bool = False) -> Te
 def activate_backward(
     grad: Tensor, z: Tensor, act: str, scalars: Scalars
 ) -> tuple[Tensor, Tensor, Scalars]:
-    """Gradient of :func:`activate` by ``z``, the activated ``z`` once more, and the gradients by
-    the scalars. ``grad`` may be overwritten: new memory is not free."""
+    """Gradient of :func:`activate` by ``z``, the activated map, and the gradients by the scalars.
+    ``grad`` may be overwritten: new memory is not free."""
     grad_z, grad_scalars = ACTIVATIONS[act].backward(grad, z, scalars)
     return grad_z, activate(z, act, scalars), grad_scalars

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmmetaformer.backbones import MetaFormerBlock
 from mmmetaformer.engine.complexity import saved_for_backward
-from mmmetaformer.fused import functions, fuse, unfuse
+from mmmetaformer.fused import fuse, residual_functions, unfuse
 from mmmetaformer.fused.blocks import FusedBlock
 from mmmetaformer.fused.branches import has_fused_form, residual_branches
 
@@ -128,7 +128,7 @@ def test_large_maps_are_pooled_again(monkeypatch, kind):
     block, x = make(kind), image().requires_grad_()
     sizes = []
     for limit in (2**19, 0):
-        monkeypatch.setattr(functions, "_SMALL", limit)
+        monkeypatch.setattr(residual_functions, "_SMALL", limit)
         assert_same(make(kind, drop_path_rate=0.5), image())
         with saved_for_backward() as saved:
             block(x)
@@ -261,8 +261,9 @@ def test_autocast_of_a_map_in_parts(monkeypatch, kind, dtype):
     block = make(kind, drop_path_rate=0.5).float()
     x = image(dtype=torch.float32).contiguous(memory_format=torch.channels_last)
     whole = run(block, x, dtype=dtype)
-    monkeypatch.setattr(functions, "_LARGE", 0)
-    monkeypatch.setattr(functions, "_PART", 2 * 7 * 4 * DIM * 2)  # two rows of hidden values
+    monkeypatch.setattr(residual_functions, "_LARGE", 0)
+    two_rows = 2 * 7 * 4 * DIM * 2  # bytes of hidden values
+    monkeypatch.setattr(residual_functions, "_PART", two_rows)
     parts = run(block, x, dtype=dtype)
     assert run(twin(block), x, dtype=dtype)["output"].dtype == parts["output"].dtype
     for name in ("output", "x", "norm2.weight", "mlp.fc1.weight", "mlp.fc2.weight"):

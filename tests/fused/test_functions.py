@@ -5,18 +5,22 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
-from mmmetaformer.fused import functions
+from mmmetaformer.fused import products, residual_functions
 from mmmetaformer.fused.functions import (
-    Branch,
-    BranchSettings,
-    BranchTensors,
     Contiguous,
     Convolution,
     Norm,
     NormLinear,
-    PoolResidual,
+    has_fast_convolution,
 )
 from mmmetaformer.fused.primitives import ACTIVATIONS
+from mmmetaformer.fused.residual_functions import (
+    Branch,
+    BranchSettings,
+    BranchTensors,
+    PoolResidual,
+    PoolTensors,
+)
 
 SHAPE = (2, 3, 4, 5)
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -41,11 +45,10 @@ def image(layout: torch.memory_format = torch.contiguous_format, channels: int =
 @pytest.mark.parametrize("pool_size", [3, 7])
 def test_pool_residual(layout, full, pool_size):
     drop = torch.tensor([2.0, 0.0], dtype=torch.double) if full else None
-    options = [leaf(3) if full else None for _ in range(2)]
-    # The bias cancels, which is exact: its gradient is checked in test_halves.
-    gradcheck(
-        PoolResidual.apply, (image(layout), leaf(3), None, *options, drop, 1e-5, pool_size, "torch")
-    )
+    layer_scale, identity = (leaf(3) if full else None for _ in range(2))
+    # The bias cancels, which is exact: its gradient is checked in test_blocks.
+    tensors = PoolTensors(leaf(3), None, layer_scale, identity, drop)
+    gradcheck(PoolResidual.apply, (image(layout), 1e-5, pool_size, "torch", *tensors))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -73,11 +76,12 @@ def test_the_result_of_a_norm_may_be_changed_in_place(norm, size):
 
 
 def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image", **changes):
-    """Of ``Branch`` behind its map of 3 channels."""
-    scalars = (leaf(1), leaf(1)) if act == "star_relu" else ()
+    """The arguments of ``Branch`` after its map of 3 channels."""
     settings = dict(norm=norm, eps=1e-5, act=act, residual=True, differentiable=True)
     tensors = dict.fromkeys(BranchTensors._fields)
     tensors.update(weight=leaf(4, 3), weight2=leaf(3, 4))
+    if act == "star_relu":
+        tensors.update(act_scale=leaf(1), act_bias=leaf(1))
     if depthwise:
         tensors["depthwise"] = leaf(4, 1, 3, 3)
     if full:
@@ -86,7 +90,7 @@ def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image",
         tensors["drop"] = torch.tensor([2.0, 0.5], dtype=torch.double)
         tensors["depthwise_bias"] = leaf(4) if depthwise else None
     settings.update(changes)
-    return BranchSettings(**settings, implementation="torch"), *BranchTensors(**tensors), *scalars
+    return BranchSettings(**settings, implementation="torch"), *BranchTensors(**tensors)
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -109,9 +113,9 @@ def test_branch_in_parts(monkeypatch, full, rows):
     arguments = branch_arguments("star_relu", False, full)
     x = image(torch.channels_last)
     whole = Branch.apply(x, *arguments)
-    monkeypatch.setattr(functions, "_LARGE", 0)
+    monkeypatch.setattr(residual_functions, "_LARGE", 0)
     # A row of hidden values: 4 channels, 5 positions, 8 bytes.
-    monkeypatch.setattr(functions, "_PART", rows * 4 * 5 * 8)
+    monkeypatch.setattr(residual_functions, "_PART", rows * 4 * 5 * 8)
     result = Branch.apply(x, *arguments)
     kept = [tensor.shape for tensor in result.grad_fn.saved_tensors if tensor is not None]
     assert kept.count((1, 4, {1: 1, 3: 2}[rows], 5)) == {1: 8, 3: 4}[rows]  # 4 rows, evenly
@@ -120,18 +124,18 @@ def test_branch_in_parts(monkeypatch, full, rows):
 
 
 def test_small_images_are_taken_at_once(monkeypatch):
-    monkeypatch.setattr(functions, "_LARGE", 0)
-    monkeypatch.setattr(functions, "_PART", 4 * 20 * 8)  # the hidden values of an image
+    monkeypatch.setattr(residual_functions, "_LARGE", 0)
+    monkeypatch.setattr(residual_functions, "_PART", 4 * 20 * 8)  # the hidden values of an image
     result = Branch.apply(image(torch.channels_last), *branch_arguments("gelu", False, True))
     kept = [tensor.shape for tensor in result.grad_fn.saved_tensors if tensor is not None]
     assert (2, 4, 4, 5) in kept
 
 
 @pytest.mark.parametrize("frozen", ["gamma beta", "weight bias", "weight2 bias2 layer_scale"])
-@pytest.mark.parametrize("of_x", [True, False])
-def test_branch_with_frozen_parameters(frozen, of_x):
+@pytest.mark.parametrize("x_needs_grad", [True, False])
+def test_branch_with_frozen_parameters(frozen, x_needs_grad):
     settings, *tensors = branch_arguments("gelu", True, True)
-    x = image(torch.channels_last).requires_grad_(of_x)
+    x = image(torch.channels_last).requires_grad_(x_needs_grad)
     wanted = [
         name
         for name, tensor in zip(BranchTensors._fields, tensors, strict=True)
@@ -167,12 +171,12 @@ def test_convolution(layout, full, kernel, stride, padding):
 @pytest.mark.parametrize("size", [(16, 16), (9, 14)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), GEOMETRIES)
 def test_convolution_by_products_over_windows(monkeypatch, size, kernel, stride, padding):
-    if not functions.has_fast_convolution(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)):
+    if not has_fast_convolution(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)):
         pytest.skip("this torch has no oneDNN")
-    products = []
-    product = functions._product_over_windows
+    calls = []
+    product = products.windowed_weight_gradient
     monkeypatch.setattr(
-        functions, "_product_over_windows", lambda *args: products.append(1) or product(*args)
+        products, "windowed_weight_gradient", lambda *args: calls.append(1) or product(*args)
     )
     x = torch.randn(2, 5, *size).contiguous(memory_format=torch.channels_last)
     inputs = [x, torch.randn(7, 5, *kernel), torch.randn(7)]
@@ -184,7 +188,7 @@ def test_convolution_by_products_over_windows(monkeypatch, size, kernel, stride,
         return [value.float() for value in (y, *(leaf.grad for leaf in leaves))]
 
     found = results(Convolution.apply, torch.float)
-    assert products == [1]
+    assert calls == [1]
     torch.testing.assert_close(
         found, results(torch.nn.functional.conv2d, torch.double), rtol=1e-4, atol=1e-4
     )

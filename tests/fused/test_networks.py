@@ -101,9 +101,9 @@ def test_networks_equal_the_literal_ones(randomize, family, options, size):
 
 
 def test_float32_gradients_of_the_convolutions_between_stages(randomize):
-    wide = dict(SMALL, dims=[16, 16, 16, 16])
-    fused = randomize(CAFormer(wide, token_mixers="pooling"))
-    plain = CAFormer(wide, token_mixers="pooling", fused=False).double()
+    settings = dict(SMALL, dims=[16, 16, 16, 16])
+    fused = randomize(CAFormer(settings, token_mixers="pooling"))
+    plain = CAFormer(settings, token_mixers="pooling", fused=False).double()
     plain.load_state_dict(fused.state_dict())
     x = torch.randn(2, 3, 50, 70)
     outputs_and_gradients(fused, x), outputs_and_gradients(plain, x.double())
