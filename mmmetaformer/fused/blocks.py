@@ -7,7 +7,7 @@ changes the classes of existing modules: parameters, names, hooks and modes stay
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from .branches import (
     ResidualBranch,
     affine_norm,
     fused_form,
-    is_exactly,
     is_known_norm,
     mlp,
     pooling,
@@ -26,11 +25,8 @@ from .branches import (
     residual_branches,
 )
 from .conditions import fused_forms_may_run, is_untouched
-from .functions import Contiguous, Convolution, Norm, has_fast_convolution
+from .functions import Contiguous, Convolution, Norm, has_fast_gradient
 from .primitives import Implementation, find_implementation
-
-# Windows of fewer channels take longer to gather than oneDNN takes for the gradient.
-_FEWEST_CHANNELS = 16
 
 
 class _Fused(nn.Module):
@@ -60,7 +56,7 @@ class FusedBlock(_Fused, MetaFormerBlock):
         if not self.may_run_fused(x):
             return super().forward(x)
         branches = residual_branches(self)
-        forms = [fused_form(b) if is_untouched(*b.modules) else None for b in branches]
+        forms = [fused_form(b) if is_untouched(*b[:-1]) else None for b in branches]
         if forms == [pooling, mlp] and branches[1].residual:
             return pooling_and_mlp(branches[0], branches[1], x, self.ops)
         for branch, form in zip(branches, forms, strict=True):
@@ -92,22 +88,11 @@ class FusedDownsampling(_Fused, ConvDownsampling):
             return super().forward(x)
         x = self.pre_norm(x.contiguous(memory_format=torch.channels_last))
         conv = self.conv
-        if is_untouched(conv) and _has_fast_gradient(conv, x):
+        if torch.is_grad_enabled() and is_untouched(conv) and has_fast_gradient(conv, x):
             x = Convolution.apply(x, conv.weight, conv.bias, conv.stride, conv.padding)
         else:
             x = conv(x)
         return self.post_norm(x)
-
-
-def _has_fast_gradient(conv: Any, x: Tensor) -> bool:
-    return (
-        is_exactly(conv, nn.Conv2d, groups=1, dilation=(1, 1), padding_mode="zeros")
-        and conv.in_channels >= _FEWEST_CHANNELS
-        and max(conv.stride) > 1
-        and not isinstance(conv.padding, str)
-        and torch.is_grad_enabled()
-        and has_fast_convolution(x, conv.weight)
-    )
 
 
 class _FusedOutput(_Fused):
@@ -138,6 +123,11 @@ class FusedIdentity(_FusedOutput, nn.Identity):
     """No norm behind a stage."""
 
 
+_CLASSES: dict[type, type[_Fused]] = {
+    MetaFormerBlock: FusedBlock,
+    ConvDownsampling: FusedDownsampling,
+    PatchEmbedding: FusedPatchEmbedding,
+}
 _OUTPUTS: dict[type, type[_Fused]] = {
     GroupNorm: FusedGroupNorm,
     ModifiedLayerNorm: FusedModifiedLayerNorm,
@@ -147,7 +137,7 @@ _OUTPUTS: dict[type, type[_Fused]] = {
 
 
 def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
-    """Let the blocks of a model run in their fused forms, in place.
+    """Let the blocks of a model run in their fused forms, in place, and return the model.
 
     Parameters, state-dict keys and hooks stay, and so do, but for rounding, results and gradients.
 
@@ -155,9 +145,6 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
         model: A block, a backbone, or a detector or segmentor with a backbone of this package.
         fused: ``'auto'`` for the CPU only, True for all devices, or the name of an implementation
             of the primitives for all devices (:func:`register_implementation`).
-
-    Returns:
-        The model.
 
     Raises:
         ValueError: If there is no such implementation, or nothing can be fused and ``fused`` is not
@@ -178,24 +165,13 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
 
 
 def unfuse(model: nn.Module) -> nn.Module:
-    """Undo :func:`fuse`, in place.
-
-    Returns:
-        The model.
-    """
+    """Undo :func:`fuse`, in place, and return the model."""
     for module in model.modules():
         if isinstance(module, _Fused):
             literal = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
             module.__class__ = literal  # type: ignore[assignment]  # a module's class
             del module.fused
     return model
-
-
-_CLASSES: dict[type, type[_Fused]] = {
-    MetaFormerBlock: FusedBlock,
-    ConvDownsampling: FusedDownsampling,
-    PatchEmbedding: FusedPatchEmbedding,
-}
 
 
 def _replacements(model: nn.Module) -> list[tuple[nn.Module, type[_Fused]]]:

@@ -49,11 +49,6 @@ class ResidualBranch(NamedTuple):
     res_scale: nn.Module
     residual: bool
 
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        """The modules alone."""
-        return self[:-1]
-
 
 def residual_branches(block: MetaFormerBlock) -> list[ResidualBranch]:
     """The branch of the token mixer, then that of the channel mixer if there is one."""
@@ -78,7 +73,7 @@ _ACTS: dict[type, str] = {
 }
 
 
-def is_exactly(module: nn.Module, cls: type, **attributes: Any) -> bool:
+def _is_exactly(module: nn.Module, cls: type, **attributes: Any) -> bool:
     """Whether a module is of exactly this class and has these values of its attributes."""
     return type(module) is cls and all(
         getattr(module, name) == value for name, value in attributes.items()
@@ -86,7 +81,7 @@ def is_exactly(module: nn.Module, cls: type, **attributes: Any) -> bool:
 
 
 def _is_image_norm(norm: nn.Module) -> bool:
-    return any(is_exactly(norm, cls, num_groups=1) for cls in (GroupNorm, ModifiedLayerNorm))
+    return any(_is_exactly(norm, cls, num_groups=1) for cls in (GroupNorm, ModifiedLayerNorm))
 
 
 def is_known_norm(norm: nn.Module) -> bool:
@@ -104,7 +99,7 @@ def _is_act(act: nn.Module) -> bool:
 
 
 def _is_pointwise(conv: nn.Module) -> bool:
-    return is_exactly(conv, nn.Conv2d, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), groups=1)
+    return _is_exactly(conv, nn.Conv2d, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), groups=1)
 
 
 def _is_depthwise(conv: Any) -> bool:
@@ -113,7 +108,7 @@ def _is_depthwise(conv: Any) -> bool:
     side, channels = conv.kernel_size[0], conv.in_channels
     same_size = dict(kernel_size=(side, side), padding=(side // 2, side // 2))
     plain = dict(stride=(1, 1), dilation=(1, 1), padding_mode="zeros")
-    return side % 2 == 1 and is_exactly(
+    return side % 2 == 1 and _is_exactly(
         conv, nn.Conv2d, out_channels=channels, groups=channels, **same_size, **plain
     )
 
@@ -121,7 +116,7 @@ def _is_depthwise(conv: Any) -> bool:
 def _is_centred_average(pool: Any) -> bool:
     side = getattr(pool, "kernel_size", None)
     same_size = isinstance(side, int) and side % 2 == 1 and pool.padding == side // 2
-    return same_size and is_exactly(
+    return same_size and _is_exactly(
         pool, nn.AvgPool2d, stride=1, count_include_pad=False, divisor_override=None
     )
 

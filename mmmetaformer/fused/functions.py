@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from . import products
 from .maps import compute_dtype, gradient_like, has_fast_products, match_format, to_channels_last
 from .norms import AffineNorm, Gradients
+
+# Windows of fewer channels take longer to gather than oneDNN takes for the gradient.
+_FEWEST_CHANNELS = 16
 
 
 class Norm(Function):
@@ -124,6 +127,15 @@ class Convolution(Function):
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def has_fast_convolution(x: Tensor, weight: Tensor) -> bool:
-    """Whether :class:`Convolution` is faster than torch for a map and a weight."""
-    return has_fast_products(x) and compute_dtype(x, weight) == x.dtype == weight.dtype
+def has_fast_gradient(conv: Any, x: Tensor) -> bool:
+    """Whether :class:`Convolution` is faster than a convolution of torch for a map."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.in_channels >= _FEWEST_CHANNELS
+        and max(conv.stride) > 1
+        and conv.groups == max(conv.dilation) == 1
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and has_fast_products(x)
+        and compute_dtype(x, conv.weight) == x.dtype == conv.weight.dtype
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,12 @@ Gradients = tuple[Any, ...]  # tensors, or None
 _Maybe = Tensor | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # not a tuple, which torch would take apart
 class AffineNorm:
     """``gamma * (x - mean) * rstd + beta``, with gamma and beta (C,), or None for one and zero.
 
-    Attributes:
-        of_images: Whether the statistics are those of each image, by the primitives, or those of
-            the channels of each position, for which torch has an operator.
-        eps: What is added to variances.
-        ops: The implementation of the primitives.
+    The statistics are those of each image, by the primitives, or those of the channels of each
+    position, for which torch has an operator.
     """
 
     of_images: bool
@@ -31,11 +29,17 @@ class AffineNorm:
     ops: Implementation
 
     def forward(
-        self, x: Tensor, gamma: _Maybe, beta: _Maybe, dtype: torch.dtype
+        self,
+        x: Tensor,
+        gamma: _Maybe,
+        beta: _Maybe,
+        dtype: torch.dtype,
+        statistics: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The normalised map in ``dtype``, mean, and one over the standard deviation."""
+        """The normalised map in ``dtype``, mean, and one over the standard deviation. These are
+        ``statistics`` where those of images are known."""
         if self.of_images:
-            mean, rstd = self.ops.moments(x, self.eps)
+            mean, rstd = statistics or self.ops.moments(x, self.eps)
             return self.ops.normalize(x, mean, rstd, gamma, beta, dtype), mean, rstd
         rows = to_rows(x.to(accumulation_dtype(x.dtype)))
         affine = cast_like(gamma, rows), cast_like(beta, rows)

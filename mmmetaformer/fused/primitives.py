@@ -62,7 +62,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     x = x.to(accumulation_dtype(x.dtype))
     # On the CPU, var_mean runs without vector instructions, and GroupNorm's own statistics of a
     # channels_last map subtract squares, which leaves no digits when the mean is large.
-    if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and x.numel():
         pairs = [_moments_of_image(image) for image in x.split(1)]
         mean, variance = (torch.stack(values) for values in zip(*pairs, strict=True))
     else:
@@ -134,12 +134,8 @@ def pool_residual(
 ) -> Tensor:
     """``identity * x + factor * (pool(x) - x)`` in ``dtype``.
 
-    Args:
-        x: Map (B, C, H, W).
-        factor: (B, C).
-        identity: (C,); None for one.
-        pool_size: Side of the window of the average, in which padding does not count.
-        dtype: The dtype of the result.
+    ``factor`` is (B, C), ``identity`` is (C,), or None for one, and ``pool_size`` is the side of
+    the window of the average, in which padding does not count.
     """
     x = x.to(accumulation_dtype(x.dtype))
     difference = _window_sums(x, pool_size).mul_(_one_over_window(x, pool_size)).sub_(x)
@@ -208,13 +204,10 @@ ACTIVATIONS = ("identity", "gelu", "relu", "silu", "squared_relu", "star_relu")
 
 
 def activate(z: Tensor, act: str, scalars: Scalars, inplace: bool = False) -> Tensor:
-    """The activated map, in the dtype of ``z``.
+    """The activated map, in the dtype of ``z``, which may be overwritten if ``inplace``.
 
-    Args:
-        z: Map (B, C, H, W).
-        act: One of ``ACTIVATIONS``.
-        scalars: Learnable scalars: scale (1,) and bias (1,) of StarReLU; others have none.
-        inplace: Whether ``z`` may be overwritten.
+    ``act`` is one of ``ACTIVATIONS``, and ``scalars`` are the learnable scale (1,) and bias (1,) of
+    StarReLU; others have none.
     """
     if act == "identity":
         return z

@@ -61,9 +61,7 @@ class PoolTensors(NamedTuple):
         """``drop * rstd``, (B,)."""
         return rstd if self.drop is None else rstd * self.drop
 
-    def arguments(
-        self, x: Tensor, rstd: Tensor, pool_size: int
-    ) -> tuple[Tensor, Tensor, Tensor | None, int, torch.dtype]:
+    def arguments(self, x: Tensor, rstd: Tensor, pool_size: int) -> tuple[Any, ...]:
         """The arguments of the primitive ``pool_residual``."""
         # On the CPU, GroupNorm gives the dtype of its map, under CUDA's autocast that of gamma.
         gamma = self.gamma if x.is_cuda else None
@@ -89,8 +87,8 @@ class PoolResidual(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        saved, tensors = ctx.saved_tensors[:3], PoolTensors(*ctx.saved_tensors[3:])
-        return _pool_gradients(grad, saved, tensors, *ctx.settings)
+        x, mean, rstd, *tensors = ctx.saved_tensors  # checkpoints hand them out only once
+        return _pool_gradients(grad, (x, mean, rstd), PoolTensors(*tensors), *ctx.settings)
 
 
 def _pool_gradients(
@@ -114,50 +112,31 @@ def _pool_gradients(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # not a tuple, which torch would take apart
 class BranchSettings:
-    """Settings of :class:`Branch`.
+    """Settings of :class:`Branch`."""
 
-    Attributes:
-        norm: The norm, with the implementation of all primitives.
-        act: Name of the activation.
-        residual: Whether there is an identity path.
-        differentiable: Whether a backward pass may follow.
-    """
-
-    norm: AffineNorm
-    act: str
-    residual: bool
-    differentiable: bool
+    norm: AffineNorm  # with the implementation of all primitives
+    act: str  # one of ``primitives.ACTIVATIONS``
+    residual: bool  # whether there is an identity path
+    differentiable: bool  # whether a backward pass may follow
 
 
 class BranchTensors(NamedTuple):
-    """Tensors of :class:`Branch`; those that are left out are None.
+    """Tensors of :class:`Branch`; those that are left out are None."""
 
-    Attributes:
-        gamma, beta: Factor and bias of the norm, (C,).
-        weight, bias: First linear map, (K, C) or (K, C, 1, 1), and (K,).
-        depthwise, depthwise_bias: Kernels (K, 1, k, k) of a convolution that keeps the size, and
-            (K,).
-        weight2, bias2: Second linear map, (C, K) or (C, K, 1, 1), and (C,).
-        layer_scale: (C,).
-        identity: Factor of the identity path, (C,); None for one.
-        drop: Factor that drop path multiplies each image's branch by, (B,).
-        act_scale, act_bias: Learnable scalars of the activation, (1,).
-    """
-
-    gamma: Tensor | None
-    beta: Tensor | None
-    weight: Tensor
-    bias: Tensor | None
-    depthwise: Tensor | None
-    depthwise_bias: Tensor | None
-    weight2: Tensor
-    bias2: Tensor | None
-    layer_scale: Tensor | None
-    identity: Tensor | None
-    drop: Tensor | None
-    act_scale: Tensor | None
+    gamma: Tensor | None  # factor of the norm, (C,)
+    beta: Tensor | None  # bias of the norm, (C,)
+    weight: Tensor  # of the first linear map, (K, C) or (K, C, 1, 1)
+    bias: Tensor | None  # (K,)
+    depthwise: Tensor | None  # kernels of a convolution that keeps the size, (K, 1, k, k)
+    depthwise_bias: Tensor | None  # (K,)
+    weight2: Tensor  # of the second linear map, (C, K) or (C, K, 1, 1)
+    bias2: Tensor | None  # (C,)
+    layer_scale: Tensor | None  # (C,)
+    identity: Tensor | None  # factor of the identity path, (C,); None for one
+    drop: Tensor | None  # factor that drop path multiplies each image's branch by, (B,)
+    act_scale: Tensor | None  # learnable scalars of the activation, (1,)
     act_bias: Tensor | None
 
     @property
@@ -247,12 +226,7 @@ def _branch_forward(
     """
     norm, differentiable = settings.norm, settings.differentiable
     dtype = compute_dtype(x, tensors.weight)
-    if statistics:
-        mean, rstd = statistics
-        n = norm.normalize(x, mean, rstd, tensors.gamma, tensors.beta, dtype)
-    else:
-        n, mean, rstd = norm.forward(x, tensors.gamma, tensors.beta, dtype)
-    saved = [mean, rstd]
+    n, *saved = norm.forward(x, tensors.gamma, tensors.beta, dtype, statistics)
     branch_dtype = _promoted(dtype, tensors.layer_scale)
     factor = tensors.factor(branch_dtype)
 
@@ -373,7 +347,7 @@ def _unit(layer_scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if layer_scale is None or dtype != torch.float16:
         return None
     largest = layer_scale.abs().amax()
-    return torch.where(largest > 0, largest, torch.ones_like(largest))
+    return largest + (largest == 0)
 
 
 def _times(grad: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:

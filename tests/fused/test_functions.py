@@ -11,8 +11,8 @@ from mmmetaformer.fused.functions import (
     Convolution,
     Norm,
     NormLinear,
-    has_fast_convolution,
 )
+from mmmetaformer.fused.maps import has_fast_products
 from mmmetaformer.fused.norms import AffineNorm
 from mmmetaformer.fused.primitives import ACTIVATIONS, find_implementation
 from mmmetaformer.fused.residual_functions import (
@@ -176,7 +176,7 @@ def test_convolution(layout, full, kernel, stride, padding):
 @pytest.mark.parametrize("size", [(16, 16), (9, 14)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), GEOMETRIES)
 def test_convolution_by_products_over_windows(monkeypatch, size, kernel, stride, padding):
-    if not has_fast_convolution(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)):
+    if not has_fast_products(torch.ones(1, 1, 1, 1)):
         pytest.skip("this torch has no oneDNN")
     calls = []
     product = products.windowed_weight_gradient
@@ -213,17 +213,19 @@ def test_contiguous_keeps_the_gradients_in_channels_last():
 
 
 @pytest.mark.parametrize(
-    ("function", "tensors"),
+    ("function", "arguments"),
     [
-        (Norm, lambda: (leaf(3), leaf(3))),
-        (NormLinear, lambda: (leaf(3), leaf(3), leaf(4, 3), leaf(4))),
+        (Norm, lambda: (leaf(3), leaf(3), NORMS["image"])),
+        (NormLinear, lambda: (leaf(3), leaf(3), leaf(4, 3), leaf(4), NORMS["image"])),
+        (PoolResidual, lambda: (NORMS["image"], 3, *PoolTensors(leaf(3), *[None] * 4))),
+        (Branch, lambda: branch_arguments("gelu", True, True)),
     ],
 )
-def test_checkpoints_hand_out_saved_tensors_once(function, tensors):
-    x, tensors = image(), tensors()
+def test_checkpoints_hand_out_saved_tensors_once(function, arguments):
+    x, arguments = image(), arguments()
 
     def run(x):
-        return function.apply(x, *tensors, NORMS["image"])
+        return function.apply(x, *arguments)
 
     (wanted,) = torch.autograd.grad(run(x).square().sum(), x)
     (found,) = torch.autograd.grad(checkpoint(run, x, use_reentrant=False).square().sum(), x)
