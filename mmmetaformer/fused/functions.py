@@ -80,11 +80,8 @@ class NormLinear(Function):
 
 
 class Contiguous(Function):
-    """The map as it is, but contiguous, with a gradient that is channels_last again.
-
-    Behind an ordinary ``contiguous`` the gradient would not be channels_last, and the whole
-    backward pass would run in the slow format.
-    """
+    """The map as it is, but contiguous, with a gradient that is channels_last again: the rest of
+    the backward pass is slow in the other format."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +28,7 @@ class AffineNorm:
     ops: Implementation
 
     def forward(
-        self,
-        x: Tensor,
-        gamma: _Maybe,
-        beta: _Maybe,
-        dtype: torch.dtype,
-        statistics: Sequence[Tensor] = (),
+        self, x: Tensor, gamma: _Maybe, beta: _Maybe, dtype: torch.dtype, *statistics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The normalised map in ``dtype``, mean, and one over the standard deviation. These are
         ``statistics`` where those of images are known."""

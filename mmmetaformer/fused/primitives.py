@@ -30,12 +30,8 @@ _IMPLEMENTATIONS: dict[str, Implementation] = {"torch": sys.modules[__name__]}
 
 
 def register_implementation(name: str, module: ModuleType) -> None:
-    """Make the functions of a module available to networks as ``fused=name``.
-
-    Args:
-        name: What users write.
-        module: It has functions of the names and signatures of this module's.
-    """
+    """Make a module, with functions of the names and signatures of this one's, available to
+    networks as ``fused=name``."""
     _IMPLEMENTATIONS[name] = module
 
 

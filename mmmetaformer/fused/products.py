@@ -29,7 +29,7 @@ def pointwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The gradient by ``x``, of which only size, dtype and memory format count."""
     if has_fast_products(grad):
         return from_rows(_linear(to_rows(grad), weight.flatten(1).to(grad.dtype).t(), None))
-    return _same_size_gradient(grad, x, weight, by_input=True)
+    return same_size_gradient(grad, x, weight, by_input=True)
 
 
 def pointwise_gradients(
@@ -38,7 +38,7 @@ def pointwise_gradients(
     """The gradients by the weight, (K, C), and by the bias, (K,)."""
     if has_fast_products(grad, x):
         return _product_over_positions(grad, x), bias_gradient(grad, bias)
-    grad_weight = _same_size_gradient(grad, x, weight, by_input=False).flatten(1)
+    grad_weight = same_size_gradient(grad, x, weight, by_input=False).flatten(1)
     return grad_weight.to(accumulation_dtype(grad_weight.dtype)), bias_gradient(grad, bias)
 
 
@@ -52,16 +52,13 @@ def depthwise(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight.to(x.dtype), cast_like(bias, x), padding=padding, groups=groups)
 
 
-def depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
-    """The gradient by ``x``, of which only size, dtype and memory format count."""
-    return grad if weight is None else _same_size_gradient(grad, x, weight, by_input=True)
-
-
-def depthwise_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """The gradients by the kernels, in the dtype of ``x``, and by the bias, (C,)."""
-    return _same_size_gradient(grad, x, weight, by_input=False), bias_gradient(grad, bias)
+def same_size_gradient(grad: Tensor, x: Tensor, weight: Tensor, by_input: bool) -> Tensor:
+    """The gradient by ``x``, of which only size, dtype and memory format count, or by the weight,
+    of a convolution that keeps the size."""
+    kernel = _kernel(weight, x)
+    padding, groups = [kernel.shape[-1] // 2] * 2, x.shape[1] // kernel.shape[1]
+    needs = by_input, not by_input
+    return convolution_gradients(grad, x, kernel, needs, [1, 1], padding, groups)[not by_input]
 
 
 def bias_gradient(grad: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -96,14 +93,6 @@ def windowed_weight_gradient(
     windows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
     product = _product_over_positions(grad, from_rows(windows))
     return from_rows(product.view(channels_out, height, width, channels_in)).contiguous()
-
-
-def _same_size_gradient(grad: Tensor, x: Tensor, weight: Tensor, by_input: bool) -> Tensor:
-    """The gradient by ``x`` or by the weight of a convolution that keeps the size."""
-    kernel = _kernel(weight, x)
-    padding, groups = [kernel.shape[-1] // 2] * 2, x.shape[1] // kernel.shape[1]
-    needs = by_input, not by_input
-    return convolution_gradients(grad, x, kernel, needs, [1, 1], padding, groups)[not by_input]
 
 
 def _kernel(weight: Tensor, like: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ class PoolResidualBranch(Function):
             y, *statistics = norm.ops.pool_residual_moments(*arguments, settings.norm.eps)
         else:
             y = norm.ops.pool_residual(*arguments)
-        result, saved = _branch_forward(y, settings, tensors, statistics)
+        result, saved = _branch_forward(y, settings, tensors, *statistics)
         kept = y if y.shape[1:].numel() <= _SMALL else None
         ctx.save_for_backward(kept, x, mean, rstd, *pool, *tensors, *saved)
         ctx.settings = norm, pool_size, settings
@@ -215,10 +215,7 @@ _COUNT, _POOL_COUNT = len(BranchTensors._fields), len(PoolTensors._fields)
 
 
 def _branch_forward(
-    x: Tensor,
-    settings: BranchSettings,
-    tensors: BranchTensors,
-    statistics: Sequence[Tensor] = (),
+    x: Tensor, settings: BranchSettings, tensors: BranchTensors, *statistics: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """The result, and what is kept besides ``x``: mean, rstd and all parts of ``z``.
 
@@ -226,7 +223,7 @@ def _branch_forward(
     """
     norm, differentiable = settings.norm, settings.differentiable
     dtype = compute_dtype(x, tensors.weight)
-    n, *saved = norm.forward(x, tensors.gamma, tensors.beta, dtype, statistics)
+    n, *saved = norm.forward(x, tensors.gamma, tensors.beta, dtype, *statistics)
     branch_dtype = _promoted(dtype, tensors.layer_scale)
     factor = tensors.factor(branch_dtype)
 
@@ -266,7 +263,7 @@ def _branch_gradients(
     tensors = BranchTensors(*saved[:_COUNT])
     needs = BranchTensors._make(needs_input_grad[-_COUNT:])  # a bool for each tensor
     mean, rstd, *z_parts = saved[_COUNT:]
-    norm, dtype = settings.norm, z_parts[0].dtype
+    norm, depthwise, dtype = settings.norm, tensors.depthwise, z_parts[0].dtype
     grad = match_format(grad, x)
     n = norm.normalize(x, mean, rstd, tensors.gamma, tensors.beta, dtype)
     unit = _unit(tensors.layer_scale, dtype)
@@ -281,17 +278,18 @@ def _branch_gradients(
         grad_branch = _times(grad, factor, dtype)
         grad_last = grad_branch if tensors.layer_scale is None else _times(grad, unscaled, dtype)
         grad_inner = products.pointwise_input_gradient(grad_branch, z, tensors.weight2)
-        grad_hidden = products.depthwise_input_gradient(grad_inner, z, tensors.depthwise)
+        grad_hidden = grad_inner
+        if depthwise is not None:
+            grad_hidden = products.same_size_gradient(grad_inner, z, depthwise, by_input=True)
         grad_z, hidden, grad_scalars = norm.ops.activate_backward(
             grad_hidden, z, settings.act, tensors.scalars
         )
         grads = dict(zip(("act_scale", "act_bias"), grad_scalars, strict=False))
-        if tensors.depthwise is not None and (needs.depthwise or needs.depthwise_bias):
-            grads["depthwise"], grads["depthwise_bias"] = products.depthwise_gradients(
-                grad_inner, hidden, tensors.depthwise, tensors.depthwise_bias
-            )
+        if depthwise is not None and (needs.depthwise or needs.depthwise_bias):
+            grads["depthwise"] = products.same_size_gradient(grad_inner, hidden, depthwise, False)
+            grads["depthwise_bias"] = products.bias_gradient(grad_inner, tensors.depthwise_bias)
         if needs.weight2 or needs.bias2 or needs.layer_scale:
-            inner = products.depthwise(hidden, tensors.depthwise, tensors.depthwise_bias)
+            inner = products.depthwise(hidden, depthwise, tensors.depthwise_bias)
             grads["weight2"], grads["bias2"] = products.pointwise_gradients(
                 grad_last, inner, tensors.weight2, tensors.bias2
             )
