@@ -1,15 +1,7 @@
 """A small synthetic data set in the formats of COCO instances and ADE20K scene parsing.
 
-:func:`generate_shapes` draws simple shapes over textured ground and writes the same images twice:
-once as COCO detection/instance segmentation, once as ADEChallengeData2016 semantic segmentation.
-It needs no download, takes seconds, and exercises what real annotation files contain: polygons in
-several parts, crowd regions as run lengths, category ids with gaps, images without any object.
-
-Example:
-    >>> from mmmetaformer.datasets.shapes import generate_shapes
-    >>> summary = generate_shapes('data/shapes', num_train=16, num_val=4)  # doctest: +SKIP
-    >>> summary['images']  # doctest: +SKIP
-    {'train': 16, 'val': 4}
+It needs no download and exercises what real annotation files contain: polygons in several parts,
+crowd regions as run lengths, category ids with gaps, images without any object.
 """
 
 from __future__ import annotations
@@ -19,23 +11,13 @@ import numbers
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.random import Generator
-
-__all__ = [
-    "CATEGORY_IDS",
-    "FORMAT_VERSION",
-    "PALETTE",
-    "SEMANTIC_CLASSES",
-    "THING_CLASSES",
-    "THING_PALETTE",
-    "generate_shapes",
-]
 
 #: Classes of the instances, in the order of the COCO categories.
 THING_CLASSES = ("circle", "rectangle", "triangle", "star", "cross")
@@ -46,14 +28,9 @@ SEMANTIC_CLASSES = (*THING_CLASSES, "plain", "striped")
 CATEGORY_IDS = (1, 2, 4, 5, 8)
 #: RGB colour of each semantic class, for drawing results (not the colours of the images).
 PALETTE = (
-    (220, 20, 60),
-    (0, 110, 230),
-    (40, 170, 60),
-    (250, 190, 20),
-    (150, 60, 200),
-    (170, 170, 150),
-    (110, 130, 150),
-)
+    (220, 20, 60), (0, 110, 230), (40, 170, 60), (250, 190, 20), (150, 60, 200),
+    (170, 170, 150), (110, 130, 150),
+)  # fmt: skip
 #: RGB colour of each thing class; the same colours as in ``PALETTE``.
 THING_PALETTE = PALETTE[: len(THING_CLASSES)]
 #: Part of ``shapes.json``; raise it whenever the same arguments give other files than before.
@@ -62,7 +39,6 @@ FORMAT_VERSION = 1
 _MARKER = "shapes.json"
 # The splits, and their folders in ADE20K.
 _SPLITS = {"train": "training", "val": "validation"}
-_MIN_SIDE, _MAX_SIDE = 64, 2048
 _OTHER, _PLAIN, _STRIPED = 0, len(THING_CLASSES) + 1, len(THING_CLASSES) + 2
 # Every 20th image has no object and every 8th a crowd: fixed positions rather than chance, so that
 # even a set of eight images has one of each. The two series never meet.
@@ -72,40 +48,7 @@ _CROWD_EVERY, _CROWD_AT = 8, 3
 _MIN_VISIBLE, _MIN_VISIBLE_CROWD, _MIN_VISIBLE_PIXELS = 0.45, 0.6, 30
 _MIN_INSIDE = 0.55
 
-
-@dataclass
-class _Instance:
-    """A drawn object: its class (index), its pixels if nothing covered or cut it, crowd flag."""
-
-    label: int
-    full_area: int
-    iscrowd: bool = False
-
-    @property
-    def min_visible(self) -> float:
-        """The pixels that must stay in view when other shapes are drawn over it."""
-        share = _MIN_VISIBLE_CROWD if self.iscrowd else _MIN_VISIBLE
-        return max(share * self.full_area, _MIN_VISIBLE_PIXELS)
-
-
-@dataclass
-class _Scene:
-    """An image being drawn. ``owner`` holds the 1-based instance that each pixel shows, 0: none."""
-
-    image: np.ndarray
-    semantic: np.ndarray
-    owner: np.ndarray
-    instances: list[_Instance] = field(default_factory=list)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.owner.shape  # type: ignore[return-value]
-
-    def add(self, instance: _Instance, mask: np.ndarray) -> None:
-        """Put an instance on top; it shows in the pixels of ``mask``."""
-        self.instances.append(instance)
-        self.owner[mask] = len(self.instances)
+_Shape: TypeAlias = tuple[int, int]
 
 
 # ------------------------------------------------------------------------------- textures
@@ -115,7 +58,7 @@ def _direction(rng: Generator) -> tuple[float, float]:
     return float(np.cos(angle)), float(np.sin(angle))
 
 
-def _ramp(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
+def _ramp(rng: Generator, shape: _Shape) -> np.ndarray:
     """Distance in pixels along a random direction, (H, W)."""
     dx, dy = _direction(rng)
     ys, xs = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
@@ -126,14 +69,14 @@ def _wave(ramp: np.ndarray, period: float) -> np.ndarray:
     return np.sin(ramp * (2 * np.pi / period))
 
 
-def _smooth_noise(rng: Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
+def _smooth_noise(rng: Generator, shape: _Shape, cell: float) -> np.ndarray:
     """Noise of about unit variance that varies over ``cell`` pixels, (H, W)."""
     grid = rng.normal(size=[int(side / cell) + 2 for side in shape]).astype(np.float32)
     return cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _beyond_line(
-    rng: Generator, shape: tuple[int, int], low: float, high: float, cell: float, wobble: float
+    rng: Generator, shape: _Shape, low: float, high: float, cell: float, wobble: float
 ) -> np.ndarray:
     """The pixels beyond a wavy line, which leaves a share from ``low`` to ``high`` before it."""
     ramp = _ramp(rng, shape)
@@ -183,14 +126,14 @@ def _texture(rng: Generator, size: int, colour: np.ndarray) -> np.ndarray:
     return _shaded(colour, amplitude * shade.astype(np.float32))
 
 
-def _plain_ground(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
+def _plain_ground(rng: Generator, shape: _Shape) -> np.ndarray:
     """A soft gradient with slow blotches: the 'plain' class."""
     colour, ramp = _muted(rng, 115, 210), _ramp(rng, shape)
     shade = (ramp - ramp.mean()) / max(float(np.ptp(ramp)), 1.0) * rng.uniform(10, 60)
     return _shaded(colour, shade + _smooth_noise(rng, shape, min(shape) / 5) * rng.uniform(2, 8))
 
 
-def _striped_ground(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
+def _striped_ground(rng: Generator, shape: _Shape) -> np.ndarray:
     """Slightly wavy stripes of two related colours: the 'striped' class."""
     colour = _muted(rng, 45, 115)
     other = colour + (rng.choice([-1, 1]) * rng.uniform(36, 60) + rng.uniform(-6, 6, size=3))
@@ -201,14 +144,12 @@ def _striped_ground(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
     return colour + weight[..., None].astype(np.float32) * (other - colour).astype(np.float32)
 
 
-def _speckled_ground(rng: Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Coarse speckle: ground that belongs to no class."""
-    colour = _muted(rng, 50, 205)
-    return _shaded(colour, _smooth_noise(rng, shape, 3.5) * rng.uniform(16, 26))
+def _background(rng: Generator, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
+    """The ground: plain, striped or both, and in some images a patch or a border of neither.
 
-
-def _background(rng: Generator, shape: tuple[int, int]) -> _Scene:
-    """The ground: plain, striped or both, and in some images a patch or a border of neither."""
+    Returns:
+        The image (H, W, 3) and its semantic map (H, W).
+    """
     side = min(shape)
     layout = rng.uniform()
     if layout < 0.5:
@@ -220,7 +161,9 @@ def _background(rng: Generator, shape: tuple[int, int]) -> _Scene:
     semantic = np.where(striped, _STRIPED, _PLAIN).astype(np.uint8)
     if rng.uniform() < 0.3:
         other = _beyond_line(rng, shape, 0.75, 0.92, side / 4, 0.04)
-        image[other] = _speckled_ground(rng, shape)[other]
+        colour = _muted(rng, 50, 205)
+        speckle = _smooth_noise(rng, shape, 3.5) * rng.uniform(16, 26)
+        image[other] = _shaded(colour, speckle)[other]
         semantic[other] = _OTHER
     if rng.uniform() < 0.2:
         thick = int(rng.integers(2, 5))
@@ -228,15 +171,10 @@ def _background(rng: Generator, shape: tuple[int, int]) -> _Scene:
         frame[thick:-thick, thick:-thick] = False
         image[frame] = rng.uniform(10, 245)
         semantic[frame] = _OTHER
-    return _Scene(image, semantic, np.zeros(shape, np.int32))
+    return image, semantic
 
 
 # --------------------------------------------------------------------------------- shapes
-def _random_label(rng: Generator) -> int:
-    """The index of a thing class, all alike in frequency."""
-    return int(rng.integers(len(THING_CLASSES)))
-
-
 def _polygon(rng: Generator, name: str) -> np.ndarray:
     """Vertices of a randomly turned polygon in the unit circle, (n, 2)."""
     if name == "rectangle":
@@ -281,147 +219,143 @@ def _rasterise(rng: Generator, label: int, diameter: float) -> tuple[np.ndarray,
             if y0 != y1:
                 inside ^= ((ys < y0) != (ys < y1)) & (xs < (ys - y0) * ((x1 - x0) / (y1 - y0)) + x0)
     coverage = inside.reshape(size, 3, size, 3).mean(axis=(1, 3), dtype=np.float32)
-    return inside[1::3, 1::3], coverage
+    return inside[1::3, 1::3].astype(np.uint8), coverage
 
 
 @dataclass
-class _Placed:
-    """A shape's patch put into an image: its mask there, (H, W), and the windows that overlap."""
+class _Instance:
+    """A drawn object: its class (index), its pixels if nothing covered or cut it, crowd flag."""
 
-    mask: np.ndarray
-    in_image: tuple[slice, ...]
-    in_patch: tuple[slice, ...]
-
-
-def _place(patch: np.ndarray, x: float, y: float, shape: tuple[int, int]) -> _Placed:
-    """Put a square patch's middle at (x, y); the borders of the image cut it."""
-    size = len(patch)
-    starts = (round(y - size / 2), round(x - size / 2))
-    in_image = tuple(slice(max(start, 0), max(start + size, 0)) for start in starts)
-    in_patch = tuple(
-        slice(max(-start, 0), max(length - start, 0))
-        for start, length in zip(starts, shape, strict=True)
-    )
-    mask = np.zeros(shape, bool)
-    mask[in_image] = patch[in_patch]
-    return _Placed(mask, in_image, in_patch)
+    label: int
+    full_area: int
+    iscrowd: bool = False
 
 
-def _contrasting_colour(
-    rng: Generator, image: np.ndarray, mask: np.ndarray, label: int
-) -> np.ndarray:
-    """A vivid colour of the class that stands out from what surrounds ``mask``."""
-    ring = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool) & ~mask
-    around = image[ring]
-    around = around[:: max(1, len(around) // 150)]
-    candidates = _vivid(rng, 24, label)
-    distance = np.linalg.norm(candidates[:, None] - around[None], axis=-1)
-    contrast = np.quantile(distance, 0.1, axis=1)
-    good = np.flatnonzero(contrast >= 60)
-    return candidates[good[0] if len(good) else int(contrast.argmax())]
+class _Scene:
+    """An image being drawn: image ``index`` of a split; all its randomness comes from ``rng``.
 
-
-def _paint(
-    rng: Generator, scene: _Scene, label: int, placed: _Placed, coverage: np.ndarray
-) -> None:
-    """Draw a placed shape into the image and the semantic map."""
-    colour = _contrasting_colour(rng, scene.image, placed.mask, label)
-    texture = _texture(rng, len(coverage), colour)[placed.in_patch]
-    region = scene.image[placed.in_image]
-    region += coverage[placed.in_patch][..., None] * (texture - region)
-    scene.semantic[placed.mask] = label + 1
-
-
-def _leaves_visible(scene: _Scene, covered: np.ndarray) -> bool:
-    """Whether every earlier instance keeps enough visible pixels once ``covered`` is drawn on."""
-    visible = np.bincount(scene.owner[~covered], minlength=len(scene.instances) + 1)[1:]
-    return all(
-        pixels >= instance.min_visible
-        for pixels, instance in zip(visible, scene.instances, strict=True)
-    )
-
-
-def _add_shape(
-    rng: Generator, scene: _Scene, label: int, diameter: float, margin: float = 0.02
-) -> None:
-    """Draw one shape where it leaves enough of itself and of the others in view, if anywhere.
-
-    ``margin`` is the least distance of its centre to the border, as a share of the image's side.
+    Attributes:
+        image: (H, W, 3), RGB.
+        semantic: (H, W), the classes of ADE20K.
+        owner: (H, W), the 1-based instance that each pixel shows, 0 for none.
+        instances: From the bottom to the top.
     """
-    height, width = scene.shape
-    mask, coverage = _rasterise(rng, label, diameter)
-    area = int(mask.sum())
-    single = [i for i, instance in enumerate(scene.instances, 1) if not instance.iscrowd]
-    for _ in range(30):
-        x, y = rng.uniform(margin, 1 - margin, size=2) * (width, height)
-        if single and rng.uniform() < 0.3:
-            # Left to chance, shapes seldom meet: put some of them next to an earlier one.
-            ys, xs = np.nonzero(scene.owner == int(rng.choice(single)))
-            dx, dy = _direction(rng)
-            reach = (diameter + np.sqrt(len(xs))) / 2 * rng.uniform(0.5, 0.9)
-            x, y = xs.mean() + dx * reach, ys.mean() + dy * reach
-        placed = _place(mask, x, y, scene.shape)
-        is_inside = placed.mask.sum() >= max(_MIN_INSIDE * area, _MIN_VISIBLE_PIXELS)
-        if is_inside and _leaves_visible(scene, placed.mask):
-            _paint(rng, scene, label, placed, coverage)
-            scene.add(_Instance(label, area), placed.mask)
-            return
 
+    def __init__(
+        self, rng: Generator, index: int, size: Sequence[Sequence[int]], max_shapes: int
+    ) -> None:
+        height, width = (int(rng.integers(low, high + 1)) for low, high in size)
+        self.rng, self.shape, self.side = rng, (height, width), min(height, width)
+        self.image, self.semantic = _background(rng, self.shape)
+        self.owner = np.zeros(self.shape, np.int32)
+        self.instances: list[_Instance] = []
+        if index % _EMPTY_EVERY != _EMPTY_AT:
+            self.draw_shapes(
+                int(rng.integers(1, max_shapes + 1)), index % _CROWD_EVERY == _CROWD_AT
+            )
+        noise = rng.normal(scale=rng.uniform(1.5, 5.0), size=self.image.shape).astype(np.float32)
+        self.image = np.clip(self.image + noise, 0, 255).round().astype(np.uint8)
 
-def _add_crowd(rng: Generator, scene: _Scene, label: int) -> None:
-    """Draw a cluster of tiny shapes of one class: a single crowd region, gaps included."""
-    height, width = scene.shape
-    side = min(scene.shape)
-    cx, cy = rng.uniform(0.25, 0.75) * width, rng.uniform(0.25, 0.75) * height
-    reach = rng.uniform(0.19, 0.27) * side
-    tiny = max(7.0, rng.uniform(0.065, 0.095) * side)
-    wanted = int(rng.integers(9, 17))
-    union = np.zeros(scene.shape, bool)
-    centres: list[tuple[float, float]] = []
-    for _ in range(400):
-        if len(centres) == wanted:
-            break
-        dx, dy = _direction(rng)
-        distance = reach * np.sqrt(rng.uniform())
-        x, y = cx + dx * distance, cy + dy * distance
-        if not (tiny / 2 <= x <= width - tiny / 2 and tiny / 2 <= y <= height - tiny / 2):
-            continue
-        if any(np.hypot(x - a, y - b) < tiny for a, b in centres):
-            continue
-        centres.append((x, y))
-        mask, coverage = _rasterise(rng, label, tiny)
-        placed = _place(mask, x, y, scene.shape)
-        _paint(rng, scene, label, placed, coverage)
-        union |= placed.mask
-    kernel_size = 2 * round(tiny * 0.6) + 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel_size, kernel_size))
-    region = cv2.morphologyEx(union.astype(np.uint8), cv2.MORPH_CLOSE, kernel).astype(bool) | union
-    # The ground between the shapes is neither the class nor clean ground.
-    scene.semantic[region & ~union] = _OTHER
-    scene.add(_Instance(label, int(region.sum()), iscrowd=True), region)
-
-
-def _draw_scene(
-    rng: Generator, index: int, size: Sequence[Sequence[int]], max_shapes: int
-) -> _Scene:
-    """Draw image number ``index`` of a split; all its randomness comes from ``rng``."""
-    height, width = (int(rng.integers(low, high + 1)) for low, high in size)
-    scene = _background(rng, (height, width))
-    if index % _EMPTY_EVERY != _EMPTY_AT:
-        count = int(rng.integers(1, max_shapes + 1))
-        if index % _CROWD_EVERY == _CROWD_AT:
-            _add_crowd(rng, scene, _random_label(rng))
+    def draw_shapes(self, count: int, crowd: bool) -> None:
+        """Draw ``count`` shapes, or a crowd and half as many."""
+        if crowd:
+            self.add_crowd(self.random_label())
             count = (count + 1) // 2
-        side = min(height, width)
-        if rng.uniform() < 0.25:
+        if self.rng.uniform() < 0.25:
             # One big shape, under the others: at 160 pixels only these are COCO's "large".
-            _add_shape(rng, scene, _random_label(rng), rng.uniform(0.7, 1.0) * side, margin=0.38)
+            self.add_shape(self.random_label(), self.rng.uniform(0.7, 1.0) * self.side, margin=0.38)
             count -= 1
-        for diameter in rng.uniform(0.14, 0.5, size=count) * side:
-            _add_shape(rng, scene, _random_label(rng), max(float(diameter), 12.0))
-    noise = rng.normal(scale=rng.uniform(1.5, 5.0), size=scene.image.shape).astype(np.float32)
-    scene.image = np.clip(scene.image + noise, 0, 255).round().astype(np.uint8)
-    return scene
+        for diameter in self.rng.uniform(0.14, 0.5, size=count) * self.side:
+            self.add_shape(self.random_label(), max(float(diameter), 12.0))
+
+    def random_label(self) -> int:
+        """The index of a thing class, all alike in frequency."""
+        return int(self.rng.integers(len(THING_CLASSES)))
+
+    def place(self, patch: np.ndarray, x: float, y: float) -> np.ndarray:
+        """An empty image with the middle of a square patch at (x, y), cut at the borders."""
+        left, top = (round(middle - len(patch) / 2) for middle in (x, y))
+        shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
+        return cv2.warpAffine(patch, shift, self.shape[::-1], flags=cv2.INTER_NEAREST)
+
+    def paint(self, label: int, mask: np.ndarray, coverage: np.ndarray, x: float, y: float) -> None:
+        """Draw the shape with this mask in the image and this coverage in a patch at (x, y)."""
+        # Of the class's colours, take one that stands out from what surrounds the shape.
+        ring = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool) & ~mask
+        around = self.image[ring]
+        around = around[:: max(1, len(around) // 150)]
+        candidates = _vivid(self.rng, 24, label)
+        distance = np.linalg.norm(candidates[:, None] - around[None], axis=-1)
+        contrast = np.quantile(distance, 0.1, axis=1)
+        good = np.flatnonzero(contrast >= 60)
+        colour = candidates[good[0] if len(good) else int(contrast.argmax())]
+        texture = self.place(_texture(self.rng, len(coverage), colour), x, y)
+        self.image += self.place(coverage, x, y)[..., None] * (texture - self.image)
+        self.semantic[mask] = label + 1
+
+    def is_fair(self, mask: np.ndarray, area: int) -> bool:
+        """Whether a shape of ``area`` pixels, drawn in ``mask``, leaves all instances in view."""
+        visible = np.bincount(self.owner[~mask], minlength=len(self.instances) + 1)[1:]
+        shares = [_MIN_VISIBLE_CROWD if one.iscrowd else _MIN_VISIBLE for one in self.instances]
+        needed = [share * one.full_area for share, one in zip(shares, self.instances, strict=True)]
+        pixels, needed = [mask.sum(), *visible], [_MIN_INSIDE * area, *needed]
+        return bool(np.all(pixels >= np.maximum(needed, _MIN_VISIBLE_PIXELS)))
+
+    def add(self, instance: _Instance, mask: np.ndarray) -> None:
+        """Put an instance on top; it shows in the pixels of ``mask``."""
+        self.instances.append(instance)
+        self.owner[mask] = len(self.instances)
+
+    def add_shape(self, label: int, diameter: float, margin: float = 0.02) -> None:
+        """Draw a shape where it leaves enough of itself and of the others in view, if anywhere.
+
+        ``margin`` is the least distance of its centre to the border, as a share of the image's.
+        """
+        rng = self.rng
+        patch, coverage = _rasterise(rng, label, diameter)
+        area = int(patch.sum())
+        single = [i for i, instance in enumerate(self.instances, 1) if not instance.iscrowd]
+        for _ in range(30):
+            x, y = rng.uniform(margin, 1 - margin, size=2) * self.shape[::-1]
+            if single and rng.uniform() < 0.3:
+                # Left to chance, shapes seldom meet: put some of them next to an earlier one.
+                ys, xs = np.nonzero(self.owner == int(rng.choice(single)))
+                dx, dy = _direction(rng)
+                reach = (diameter + np.sqrt(len(xs))) / 2 * rng.uniform(0.5, 0.9)
+                x, y = xs.mean() + dx * reach, ys.mean() + dy * reach
+            mask = self.place(patch, x, y).astype(bool)
+            if self.is_fair(mask, area):
+                self.paint(label, mask, coverage, x, y)
+                self.add(_Instance(label, area), mask)
+                return
+
+    def add_crowd(self, label: int) -> None:
+        """Draw a cluster of tiny shapes of one class: a single crowd region, gaps included."""
+        rng, size = self.rng, np.array(self.shape[::-1])
+        centre = rng.uniform(0.25, 0.75, size=2) * size
+        reach = rng.uniform(0.19, 0.27) * self.side
+        tiny = max(7.0, rng.uniform(0.065, 0.095) * self.side)
+        wanted = int(rng.integers(9, 17))
+        union = np.zeros(self.shape, bool)
+        centres: list[np.ndarray] = []
+        for _ in range(400):
+            if len(centres) == wanted:
+                break
+            at = centre + np.array(_direction(rng)) * (reach * np.sqrt(rng.uniform()))
+            is_inside = np.all((tiny / 2 <= at) & (at <= size - tiny / 2))
+            if not is_inside or any(np.hypot(*(at - other)) < tiny for other in centres):
+                continue
+            centres.append(at)
+            patch, coverage = _rasterise(rng, label, tiny)
+            mask = self.place(patch, *at).astype(bool)
+            self.paint(label, mask, coverage, *at)
+            union |= mask
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * round(tiny * 0.6) + 1] * 2)
+        region = cv2.morphologyEx(union.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
+        region |= union
+        # The ground between the shapes is neither the class nor clean ground.
+        self.semantic[region & ~union] = _OTHER
+        self.add(_Instance(label, int(region.sum()), iscrowd=True), region)
 
 
 # ---------------------------------------------------------------------------- annotations
@@ -486,26 +420,14 @@ def _annotations(scene: _Scene, image_id: int, first_id: int) -> list[dict[str, 
 
 
 # -------------------------------------------------------------------------------- writing
-def _coco_json(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of a COCO instances file."""
-    license_url = "https://www.apache.org/licenses/LICENSE-2.0"
-    return {
-        "info": {
-            "description": "Shapes: synthetic images in the COCO 2017 format",
-            "url": "",
-            "version": f"{FORMAT_VERSION}.0",
-            "year": 2024,
-            "contributor": "mmmetaformer",
-            "date_created": "2024/01/01",
-        },
-        "licenses": [{"url": license_url, "id": 1, "name": "Apache License 2.0"}],
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"supercategory": "shape", "id": category_id, "name": name}
-            for category_id, name in zip(CATEGORY_IDS, THING_CLASSES, strict=True)
-        ],
-    }
+_INFO = {
+    "description": "Shapes: synthetic images in the COCO 2017 format", "url": "",
+    "version": f"{FORMAT_VERSION}.0", "year": 2024, "contributor": "mmmetaformer",
+    "date_created": "2024/01/01",
+}  # fmt: skip
+_LICENSE = {
+    "url": "https://www.apache.org/licenses/LICENSE-2.0", "id": 1, "name": "Apache License 2.0",
+}  # fmt: skip
 
 
 def _write_split(
@@ -525,7 +447,7 @@ def _write_split(
     for index in range(len(pixels)):
         # One stream per image: image k does not depend on how many images there are.
         rng = np.random.default_rng([arguments["seed"], list(_SPLITS).index(split), index])
-        scene = _draw_scene(rng, index, arguments["image_size"], arguments["max_shapes"])
+        scene = _Scene(rng, index, arguments["image_size"], arguments["max_shapes"])
         image_id = index + 1
         name, stem = f"{image_id:012d}.jpg", f"ADE_{split}_{image_id:08d}"
         # Encoded in memory, because ``cv2.imwrite`` raises no error on a full disk.
@@ -534,21 +456,22 @@ def _write_split(
         (coco_images / name).write_bytes(jpeg)
         (ade_images / f"{stem}.jpg").write_bytes(jpeg)
         (ade_maps / f"{stem}.png").write_bytes(cv2.imencode(".png", scene.semantic)[1].tobytes())
-        images.append(
-            {
-                "license": 1,
-                "file_name": name,
-                "coco_url": "",
-                "height": scene.shape[0],
-                "width": scene.shape[1],
-                "date_captured": "2024-01-01 00:00:00",
-                "flickr_url": "",
-                "id": image_id,
-            }
-        )
+        height, width = scene.shape
+        images.append({
+            "license": 1, "file_name": name, "coco_url": "", "height": height, "width": width,
+            "date_captured": "2024-01-01 00:00:00", "flickr_url": "", "id": image_id,
+        })  # fmt: skip
         annotations += _annotations(scene, image_id, len(annotations) + 1)
         pixels[index] = np.bincount(scene.semantic.ravel(), minlength=pixels.shape[1])
-    coco_json.write_text(json.dumps(_coco_json(images, annotations)), encoding="utf-8")
+    categories = [
+        {"supercategory": "shape", "id": category_id, "name": name}
+        for category_id, name in zip(CATEGORY_IDS, THING_CLASSES, strict=True)
+    ]
+    content = {
+        "info": _INFO, "licenses": [_LICENSE], "images": images, "annotations": annotations,
+        "categories": categories,
+    }  # fmt: skip
+    coco_json.write_text(json.dumps(content), encoding="utf-8")
     crowds = sum(item["iscrowd"] for item in annotations)
     counts = {"images": len(images), "instances": len(annotations) - crowds, "crowds": crowds}
     return counts, pixels
@@ -585,28 +508,23 @@ def _whole(name: str, value: Any, low: int, high: int | None = None) -> int:
     return int(value)
 
 
-def _pair(name: str, value: Any, form: str) -> Sequence[Any]:
-    """The two items of a tuple or list; anything else twice."""
-    if not isinstance(value, (tuple, list)):
-        return value, value
-    if len(value) != 2:
-        raise ValueError(f"{name} must be a number or {form}, not {value!r}")
-    return value
-
-
 def _image_size(value: Any) -> list[list[int]]:
     """Bring ``image_size`` into the form [[low, high], [low, high]] for height and width."""
-    ranges = []
-    for axis, side in zip(
-        ("height", "width"), _pair("image_size", value, "(height, width)"), strict=True
-    ):
-        name = f"image_size {axis}"
-        bounds = _pair(name, side, "a range (low, high)")
-        low, high = (_whole(name, bound, _MIN_SIDE, _MAX_SIDE) for bound in bounds)
-        if low > high:
-            raise ValueError(f"{name} must be a range (low, high) with low <= high, not {side!r}")
-        ranges.append([low, high])
-    return ranges
+    sides = value if isinstance(value, (tuple, list)) else (value, value)
+    ranges = [side if isinstance(side, (tuple, list)) else (side, side) for side in sides]
+    wrong = ValueError(
+        "image_size must be a side or (height, width), each a number or a range (low, high) with "
+        f"low <= high, not {value!r}"
+    )
+    if [len(bounds) for bounds in ranges] != [2, 2]:
+        raise wrong
+    checked = [
+        [_whole(f"image_size {axis}", bound, 64, 2048) for bound in bounds]
+        for axis, bounds in zip(("height", "width"), ranges, strict=True)
+    ]
+    if any(low > high for low, high in checked):
+        raise wrong
+    return checked
 
 
 def _existing(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
@@ -627,26 +545,21 @@ def _existing(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, 
             f"{root} is not empty and holds no shapes data set (no valid {_MARKER}), so it is left "
             "as it is; give another folder."
         ) from None
-    strange = sorted(present - {"coco", "ade", _MARKER})
-    if overwrite and strange:
-        raise FileExistsError(
-            f"{root} also holds {', '.join(strange)}, which overwriting would delete; move that "
-            "away or give another folder."
-        )
     if overwrite:
-        return None
-    if found != wanted:
-        raise FileExistsError(
-            f"{root} holds a shapes data set of other arguments: found {json.dumps(found)}, asked "
-            f"for {json.dumps(wanted)}; pass overwrite=True (--overwrite) to replace it, or give "
-            "another folder."
+        strange = ", ".join(sorted(present - {"coco", "ade", _MARKER}))
+        if not strange:
+            return None
+        problem = f"also holds {strange}, which overwriting would delete; move that away"
+    elif found != wanted:
+        problem = (
+            f"holds a shapes data set of other arguments: found {json.dumps(found)}, asked for "
+            f"{json.dumps(wanted)}; pass overwrite=True (--overwrite) to replace it"
         )
-    if not {"coco", "ade"} <= present:
-        raise FileExistsError(
-            f"{root} is a shapes data set with a part missing; pass overwrite=True (--overwrite) "
-            "to write it again."
-        )
-    return summary
+    elif not {"coco", "ade"} <= present:
+        problem = "is a shapes data set with a part missing; pass overwrite=True (--overwrite)"
+    else:
+        return summary
+    raise FileExistsError(f"{root} {problem} or give another folder.")
 
 
 def _write_beside(root: Path, arguments: dict[str, Any], replaces: bool) -> dict[str, Any]:
