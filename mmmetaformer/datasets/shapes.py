@@ -51,7 +51,6 @@ _MIN_INSIDE = 0.55
 _Shape: TypeAlias = tuple[int, int]
 
 
-# ------------------------------------------------------------------------------- textures
 def _direction(rng: Generator) -> tuple[float, float]:
     """A random unit vector (x, y)."""
     angle = rng.uniform(0, 2 * np.pi)
@@ -174,7 +173,6 @@ def _background(rng: Generator, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
     return image, semantic
 
 
-# --------------------------------------------------------------------------------- shapes
 def _polygon(rng: Generator, name: str) -> np.ndarray:
     """Vertices of a randomly turned polygon in the unit circle, (n, 2)."""
     if name == "rectangle":
@@ -182,17 +180,15 @@ def _polygon(rng: Generator, name: str) -> np.ndarray:
         points = np.array([[1, ratio], [-1, ratio], [-1, -ratio], [1, -ratio]]) / np.hypot(1, ratio)
     elif name == "cross":
         t = rng.uniform(0.26, 0.38)
-        arm, quarter_turn = np.array([[1, -t], [1, t], [t, t]]), np.array([[0, 1], [-1, 0]])
-        arms = [arm @ np.linalg.matrix_power(quarter_turn, k) for k in range(4)]
-        points = np.concatenate(arms) / np.hypot(1, t)
+        x = np.array([1, 1, t, t, -t, -t, -1, -1, -t, -t, t, t])
+        points = np.stack([x, np.roll(x, 3)], axis=1) / np.hypot(1, t)
     else:
-        if name == "triangle":
-            # Within 15 degrees of equilateral, so that no sliver appears.
-            angles = np.deg2rad(np.array([90.0, 210.0, 330.0]) + rng.uniform(-15, 15, size=3))
-            radii = np.ones(3)
+        angles, radii = np.arange(10) * (np.pi / 5), np.ones(10)
+        if name == "star":
+            radii[1::2] = rng.uniform(0.4, 0.5)
         else:
-            angles = np.arange(10) * (np.pi / 5)
-            radii = np.where(np.arange(10) % 2 == 0, 1.0, rng.uniform(0.4, 0.5))
+            # Within 15 degrees of equilateral, so that no sliver appears.
+            angles, radii = np.deg2rad([90, 210, 330] + rng.uniform(-15, 15, size=3)), np.ones(3)
         points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
     c, s = _direction(rng)
     return points @ np.array([[c, s], [-s, c]])
@@ -222,6 +218,45 @@ def _rasterise(rng: Generator, label: int, diameter: float) -> tuple[np.ndarray,
     return inside[1::3, 1::3].astype(np.uint8), coverage
 
 
+def _polygons(mask: np.ndarray, x: int = 0, y: int = 0) -> list[list[float]]:
+    """Polygons, one per part, that the COCO tools decode to ``mask``; (x, y) is its corner.
+
+    Corners lie on the pixels' edges (pixel ``i`` spans ``i`` to ``i + 1``), as floats: some
+    augmentations scale a polygon in the type it comes in. COCO's polygons have no holes, so a part
+    with a hole is cut in two through the hole.
+    """
+    polygons: list[list[float]] = []
+    _, parts, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    for index, (left, top, width, height, _) in enumerate(boxes[1:].tolist(), start=1):
+        part = (parts[top : top + height, left : left + width] == index).astype(np.uint8)
+        # OpenCV's contours run through the centres of pixels. In a mask four times as large and
+        # thinner by one pixel, those are known steps from the true edges, and pixels that meet in
+        # a corner only stay apart.
+        enlarged = np.pad(part.repeat(4, axis=0).repeat(4, axis=1), 1)
+        thinned = cv2.erode(enlarged, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+        contours, _ = cv2.findContours(thinned, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        filled = cv2.drawContours(np.zeros_like(thinned), contours, 0, 1, cv2.FILLED)
+        hole = filled[1::4, 1::4] > part
+        if hole.any():
+            cut = int(np.median(np.nonzero(hole)[1]))
+            polygons += _polygons(part[:, :cut], x + left, y + top)
+            polygons += _polygons(part[:, cut:], x + left + cut, y + top)
+            continue
+        # Clockwise from the first pixel; both ends of a diagonal step are one inner corner.
+        corners = (np.roll(contours[0][::-1, 0], 1, axis=0) + 2) // 4
+        corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
+        polygons.append((corners + (x + left, y + top)).ravel().astype(float).tolist())
+    return polygons
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
+    """COCO's uncompressed RLE: runs down the columns, the first one of zeros."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    counts = np.diff(changes, prepend=0, append=flat.size)
+    return {"counts": counts.tolist(), "size": list(mask.shape)}
+
+
 @dataclass
 class _Instance:
     """A drawn object: its class (index), its pixels if nothing covered or cut it, crowd flag."""
@@ -232,13 +267,10 @@ class _Instance:
 
 
 class _Scene:
-    """An image being drawn: image ``index`` of a split; all its randomness comes from ``rng``.
+    """Image ``index`` of a split, (H, W, 3), and its maps, (H, W).
 
-    Attributes:
-        image: (H, W, 3), RGB.
-        semantic: (H, W), the classes of ADE20K.
-        owner: (H, W), the 1-based instance that each pixel shows, 0 for none.
-        instances: From the bottom to the top.
+    ``semantic`` holds the classes, ``owner`` the 1-based instance that each pixel shows (0: none).
+    All randomness comes from ``rng``.
     """
 
     def __init__(
@@ -250,23 +282,18 @@ class _Scene:
         self.owner = np.zeros(self.shape, np.int32)
         self.instances: list[_Instance] = []
         if index % _EMPTY_EVERY != _EMPTY_AT:
-            self.draw_shapes(
-                int(rng.integers(1, max_shapes + 1)), index % _CROWD_EVERY == _CROWD_AT
-            )
+            count = int(rng.integers(1, max_shapes + 1))
+            if index % _CROWD_EVERY == _CROWD_AT:
+                self.add_crowd(self.random_label())
+                count = (count + 1) // 2
+            if rng.uniform() < 0.25:
+                # One big shape, under the others: at 160 pixels only these are COCO's "large".
+                self.add_shape(self.random_label(), rng.uniform(0.7, 1.0) * self.side, margin=0.38)
+                count -= 1
+            for diameter in rng.uniform(0.14, 0.5, size=count) * self.side:
+                self.add_shape(self.random_label(), max(float(diameter), 12.0))
         noise = rng.normal(scale=rng.uniform(1.5, 5.0), size=self.image.shape).astype(np.float32)
         self.image = np.clip(self.image + noise, 0, 255).round().astype(np.uint8)
-
-    def draw_shapes(self, count: int, crowd: bool) -> None:
-        """Draw ``count`` shapes, or a crowd and half as many."""
-        if crowd:
-            self.add_crowd(self.random_label())
-            count = (count + 1) // 2
-        if self.rng.uniform() < 0.25:
-            # One big shape, under the others: at 160 pixels only these are COCO's "large".
-            self.add_shape(self.random_label(), self.rng.uniform(0.7, 1.0) * self.side, margin=0.38)
-            count -= 1
-        for diameter in self.rng.uniform(0.14, 0.5, size=count) * self.side:
-            self.add_shape(self.random_label(), max(float(diameter), 12.0))
 
     def random_label(self) -> int:
         """The index of a thing class, all alike in frequency."""
@@ -357,90 +384,48 @@ class _Scene:
         self.semantic[region & ~union] = _OTHER
         self.add(_Instance(label, int(region.sum()), iscrowd=True), region)
 
-
-# ---------------------------------------------------------------------------- annotations
-def _polygons(mask: np.ndarray, x: int = 0, y: int = 0) -> list[list[float]]:
-    """Polygons, one per part, that the COCO tools decode to ``mask``; (x, y) is its corner.
-
-    Corners lie on the pixels' edges (pixel ``i`` spans ``i`` to ``i + 1``), as floats: some
-    augmentations scale a polygon in the type it comes in. COCO's polygons have no holes, so a part
-    with a hole is cut in two through the hole.
-    """
-    polygons: list[list[float]] = []
-    _, parts, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    for index, (left, top, width, height, _) in enumerate(boxes[1:].tolist(), start=1):
-        part = (parts[top : top + height, left : left + width] == index).astype(np.uint8)
-        # OpenCV's contours run through the centres of pixels. In a mask four times as large and
-        # thinner by one pixel, those are known steps from the true edges, and pixels that meet in
-        # a corner only stay apart.
-        enlarged = np.pad(part.repeat(4, axis=0).repeat(4, axis=1), 1)
-        thinned = cv2.erode(enlarged, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
-        contours, _ = cv2.findContours(thinned, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        filled = cv2.drawContours(np.zeros_like(thinned), contours, 0, 1, cv2.FILLED)
-        hole = filled[1::4, 1::4] > part
-        if hole.any():
-            cut = int(np.median(np.nonzero(hole)[1]))
-            polygons += _polygons(part[:, :cut], x + left, y + top)
-            polygons += _polygons(part[:, cut:], x + left + cut, y + top)
-            continue
-        # Clockwise from the first pixel; both ends of a diagonal step are one inner corner.
-        corners = (np.roll(contours[0][::-1, 0], 1, axis=0) + 2) // 4
-        corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
-        polygons.append((corners + (x + left, y + top)).ravel().astype(float).tolist())
-    return polygons
-
-
-def _run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """COCO's uncompressed RLE: runs down the columns, the first one of zeros."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(np.diff(flat, prepend=False))
-    counts = np.diff(changes, prepend=0, append=flat.size)
-    return {"counts": counts.tolist(), "size": list(mask.shape)}
-
-
-def _annotations(scene: _Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """COCO annotations of the visible part of every instance."""
-    annotations = []
-    for index, instance in enumerate(scene.instances):
-        mask = scene.owner == index + 1
-        # As in COCO: whole numbers for a crowd, floats for an ordinary instance.
-        number = int if instance.iscrowd else float
-        annotations.append(
-            {
+    def annotations(self, image_id: int, first_id: int) -> list[dict[str, Any]]:
+        """COCO annotations of the visible part of every instance."""
+        annotations = []
+        for index, instance in enumerate(self.instances):
+            mask = self.owner == index + 1
+            # As in COCO: whole numbers for a crowd, floats for an ordinary instance.
+            number = int if instance.iscrowd else float
+            annotations.append({
                 "segmentation": _run_lengths(mask) if instance.iscrowd else _polygons(mask),
-                "area": number(mask.sum()),
-                "iscrowd": int(instance.iscrowd),
-                "image_id": image_id,
+                "area": number(mask.sum()), "iscrowd": int(instance.iscrowd), "image_id": image_id,
                 "bbox": [number(value) for value in cv2.boundingRect(mask.astype(np.uint8))],
-                "category_id": CATEGORY_IDS[instance.label],
-                "id": first_id + index,
-            }
-        )
-    return annotations
+                "category_id": CATEGORY_IDS[instance.label], "id": first_id + index,
+            })  # fmt: skip
+        return annotations
 
 
-# -------------------------------------------------------------------------------- writing
-_INFO = {
-    "description": "Shapes: synthetic images in the COCO 2017 format", "url": "",
-    "version": f"{FORMAT_VERSION}.0", "year": 2024, "contributor": "mmmetaformer",
-    "date_created": "2024/01/01",
+_COCO_HEAD = {
+    "info": {
+        "description": "Shapes: synthetic images in the COCO 2017 format", "url": "",
+        "version": f"{FORMAT_VERSION}.0", "year": 2024, "contributor": "mmmetaformer",
+        "date_created": "2024/01/01",
+    },
+    "licenses": [{
+        "url": "https://www.apache.org/licenses/LICENSE-2.0", "id": 1, "name": "Apache License 2.0",
+    }],
 }  # fmt: skip
-_LICENSE = {
-    "url": "https://www.apache.org/licenses/LICENSE-2.0", "id": 1, "name": "Apache License 2.0",
-}  # fmt: skip
+_CATEGORIES = [
+    {"supercategory": "shape", "id": category_id, "name": name}
+    for category_id, name in zip(CATEGORY_IDS, THING_CLASSES, strict=True)
+]
 
 
 def _write_split(
     folder: Path, split: str, arguments: dict[str, Any]
 ) -> tuple[dict[str, int], np.ndarray]:
     """Write one split in both formats; returns its counts and the pixels per image and class."""
-    coco_images = folder / "coco" / f"{split}2017"
-    ade_images = folder / "ade" / "images" / _SPLITS[split]
-    ade_maps = folder / "ade" / "annotations" / _SPLITS[split]
-    coco_json = folder / "coco" / "annotations" / f"instances_{split}2017.json"
-    for path in (coco_images, ade_images, ade_maps, coco_json.parent):
+    coco_images, coco_json = folder / f"coco/{split}2017", folder / "coco/annotations"
+    ade_images, ade_maps = (
+        folder / "ade" / kind / _SPLITS[split] for kind in ("images", "annotations")
+    )
+    for path in (coco_images, coco_json, ade_images, ade_maps):
         path.mkdir(parents=True, exist_ok=True)
-
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     pixels = np.zeros((arguments[f"num_{split}"], len(SEMANTIC_CLASSES) + 1), np.int64)
@@ -448,7 +433,7 @@ def _write_split(
         # One stream per image: image k does not depend on how many images there are.
         rng = np.random.default_rng([arguments["seed"], list(_SPLITS).index(split), index])
         scene = _Scene(rng, index, arguments["image_size"], arguments["max_shapes"])
-        image_id = index + 1
+        image_id, (height, width) = index + 1, scene.shape
         name, stem = f"{image_id:012d}.jpg", f"ADE_{split}_{image_id:08d}"
         # Encoded in memory, because ``cv2.imwrite`` raises no error on a full disk.
         bgr = np.ascontiguousarray(scene.image[..., ::-1])
@@ -456,22 +441,15 @@ def _write_split(
         (coco_images / name).write_bytes(jpeg)
         (ade_images / f"{stem}.jpg").write_bytes(jpeg)
         (ade_maps / f"{stem}.png").write_bytes(cv2.imencode(".png", scene.semantic)[1].tobytes())
-        height, width = scene.shape
         images.append({
             "license": 1, "file_name": name, "coco_url": "", "height": height, "width": width,
             "date_captured": "2024-01-01 00:00:00", "flickr_url": "", "id": image_id,
         })  # fmt: skip
-        annotations += _annotations(scene, image_id, len(annotations) + 1)
+        annotations += scene.annotations(image_id, len(annotations) + 1)
         pixels[index] = np.bincount(scene.semantic.ravel(), minlength=pixels.shape[1])
-    categories = [
-        {"supercategory": "shape", "id": category_id, "name": name}
-        for category_id, name in zip(CATEGORY_IDS, THING_CLASSES, strict=True)
-    ]
-    content = {
-        "info": _INFO, "licenses": [_LICENSE], "images": images, "annotations": annotations,
-        "categories": categories,
-    }  # fmt: skip
-    coco_json.write_text(json.dumps(content), encoding="utf-8")
+    lists = {"images": images, "annotations": annotations, "categories": _CATEGORIES}
+    target = coco_json / f"instances_{split}2017.json"
+    target.write_text(json.dumps(_COCO_HEAD | lists), encoding="utf-8")
     crowds = sum(item["iscrowd"] for item in annotations)
     counts = {"images": len(images), "instances": len(annotations) - crowds, "crowds": crowds}
     return counts, pixels
@@ -482,21 +460,18 @@ def _write_all(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     splits = {split: _write_split(folder, split, arguments) for split in _SPLITS}
     total = np.concatenate([pixels for _, pixels in splits.values()]).sum(axis=0)
     train, val = ((pixels > 0).sum(axis=0) for _, pixels in splits.values())
-    lines = ["Idx\tRatio\tTrain\tVal\tName"]
+    lines = ["Idx\tRatio\tTrain\tVal\tName\n"]
     for value, name in enumerate(SEMANTIC_CLASSES, start=1):
         ratio = total[value] / total.sum()
-        lines.append(f"{value}\t{ratio:.4f}\t{train[value]}\t{val[value]}\t{name}")
-    (folder / "ade" / "objectInfo.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    summary = {
-        key: {split: counts[key] for split, (counts, _) in splits.items()}
-        for key in ("images", "instances", "crowds")
-    }
+        lines.append(f"{value}\t{ratio:.4f}\t{train[value]}\t{val[value]}\t{name}\n")
+    (folder / "ade" / "objectInfo.txt").write_text("".join(lines), encoding="utf-8")
+    keys = ("images", "instances", "crowds")
+    summary = {key: {split: splits[split][0][key] for split in _SPLITS} for key in keys}
     marker = {"format_version": FORMAT_VERSION, "arguments": arguments, "summary": summary}
     (folder / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-# ------------------------------------------------------------------------------ arguments
 def _whole(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Check one whole number."""
     bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
@@ -600,18 +575,10 @@ def generate_shapes(
 ) -> dict[str, Any]:
     """Write the shapes data set in the formats of COCO instances and of ADE20K.
 
-    The files depend on the arguments and the versions of NumPy and OpenCV only. Image ``k`` of a
-    split is the same however many images are asked for. The layout is::
-
-        root/shapes.json                                    the arguments and the counts
-        root/coco/{train2017,val2017}/000000000001.jpg
-        root/coco/annotations/instances_{train2017,val2017}.json
-        root/ade/images/{training,validation}/ADE_{train,val}_00000001.jpg
-        root/ade/annotations/{training,validation}/ADE_{train,val}_00000001.png
-        root/ade/objectInfo.txt
-
-    Everything is written beside ``root`` and renamed at the end, so an interrupted run leaves no
-    half data set. A data set of the same arguments is reused as it is.
+    The files depend on the arguments and the versions of NumPy and OpenCV only; image ``k`` of a
+    split is the same however many there are. ``root/coco`` and ``root/ade`` are laid out as COCO
+    2017 and ADEChallengeData2016 are; ``root/shapes.json`` holds the arguments and the counts. An
+    interrupted run leaves nothing. A data set of the same arguments is reused as it is.
 
     Args:
         root: Folder of the data set. Must be new, empty or a shapes data set.
@@ -620,7 +587,7 @@ def generate_shapes(
         image_size: Side of square images, or (height, width), where each is a number or a range
             ``(low, high)`` to draw from, both ends included; from 64 to 2048 pixels.
         seed: Seed of all randomness, at least 0.
-        max_shapes: Images that are not empty hold 1 to this many shapes.
+        max_shapes: Images that are not empty hold 1 to this many shapes, at most 20.
         overwrite: Write again, replacing a shapes data set that is at ``root``.
 
     Returns:
