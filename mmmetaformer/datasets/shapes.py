@@ -144,11 +144,7 @@ def _striped_ground(rng: Generator, shape: _Shape) -> np.ndarray:
 
 
 def _background(rng: Generator, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
-    """The ground: plain, striped or both, and in some images a patch or a border of neither.
-
-    Returns:
-        The image (H, W, 3) and its semantic map (H, W).
-    """
+    """An image (H, W, 3) of plain or striped ground or both, and its semantic map (H, W)."""
     side = min(shape)
     layout = rng.uniform()
     if layout < 0.5:
@@ -158,13 +154,13 @@ def _background(rng: Generator, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
     plain_ground, striped_ground = _plain_ground(rng, shape), _striped_ground(rng, shape)
     image = np.where(striped[..., None], striped_ground, plain_ground)
     semantic = np.where(striped, _STRIPED, _PLAIN).astype(np.uint8)
-    if rng.uniform() < 0.3:
+    if rng.uniform() < 0.3:  # a patch of coarse speckle
         other = _beyond_line(rng, shape, 0.75, 0.92, side / 4, 0.04)
         colour = _muted(rng, 50, 205)
         speckle = _smooth_noise(rng, shape, 3.5) * rng.uniform(16, 26)
         image[other] = _shaded(colour, speckle)[other]
         semantic[other] = _OTHER
-    if rng.uniform() < 0.2:
+    if rng.uniform() < 0.2:  # a frame
         thick = int(rng.integers(2, 5))
         frame = np.ones(shape, bool)
         frame[thick:-thick, thick:-thick] = False
@@ -195,11 +191,7 @@ def _polygon(rng: Generator, name: str) -> np.ndarray:
 
 
 def _rasterise(rng: Generator, label: int, diameter: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one shape at a random angle and sub-pixel position in a patch that it fits into.
-
-    Returns:
-        The mask (the shape covers the pixel's centre) and the coverage in [0, 1] for smooth edges.
-    """
+    """The mask and the coverage in [0, 1] of a shape at a random angle and sub-pixel position."""
     radius, name = diameter / 2, THING_CLASSES[label]
     points = None if name == "circle" else _polygon(rng, name) * radius
     size = int(np.ceil(diameter)) + 3
@@ -322,11 +314,11 @@ class _Scene:
 
     def is_fair(self, mask: np.ndarray, area: int) -> bool:
         """Whether a shape of ``area`` pixels, drawn in ``mask``, leaves all instances in view."""
-        visible = np.bincount(self.owner[~mask], minlength=len(self.instances) + 1)[1:]
-        shares = [_MIN_VISIBLE_CROWD if one.iscrowd else _MIN_VISIBLE for one in self.instances]
-        needed = [share * one.full_area for share, one in zip(shares, self.instances, strict=True)]
-        pixels, needed = [mask.sum(), *visible], [_MIN_INSIDE * area, *needed]
-        return bool(np.all(pixels >= np.maximum(needed, _MIN_VISIBLE_PIXELS)))
+        visible = np.bincount(self.owner[~mask], minlength=len(self.instances) + 1)
+        visible[0] = mask.sum()
+        shares = {True: _MIN_VISIBLE_CROWD, False: _MIN_VISIBLE}
+        needed = [_MIN_INSIDE * area, *(shares[i.iscrowd] * i.full_area for i in self.instances)]
+        return bool(np.all(visible >= np.maximum(needed, _MIN_VISIBLE_PIXELS)))
 
     def add(self, instance: _Instance, mask: np.ndarray) -> None:
         """Put an instance on top; it shows in the pixels of ``mask``."""
@@ -400,7 +392,7 @@ class _Scene:
         return annotations
 
 
-_COCO_HEAD = {
+_COCO_JSON: dict[str, Any] = {
     "info": {
         "description": "Shapes: synthetic images in the COCO 2017 format", "url": "",
         "version": f"{FORMAT_VERSION}.0", "year": 2024, "contributor": "mmmetaformer",
@@ -409,11 +401,13 @@ _COCO_HEAD = {
     "licenses": [{
         "url": "https://www.apache.org/licenses/LICENSE-2.0", "id": 1, "name": "Apache License 2.0",
     }],
+    "images": [],
+    "annotations": [],
+    "categories": [
+        {"supercategory": "shape", "id": category_id, "name": name}
+        for category_id, name in zip(CATEGORY_IDS, THING_CLASSES, strict=True)
+    ],
 }  # fmt: skip
-_CATEGORIES = [
-    {"supercategory": "shape", "id": category_id, "name": name}
-    for category_id, name in zip(CATEGORY_IDS, THING_CLASSES, strict=True)
-]
 
 
 def _write_split(
@@ -421,9 +415,8 @@ def _write_split(
 ) -> tuple[dict[str, int], np.ndarray]:
     """Write one split in both formats; returns its counts and the pixels per image and class."""
     coco_images, coco_json = folder / f"coco/{split}2017", folder / "coco/annotations"
-    ade_images, ade_maps = (
-        folder / "ade" / kind / _SPLITS[split] for kind in ("images", "annotations")
-    )
+    ade_images = folder / "ade/images" / _SPLITS[split]
+    ade_maps = folder / "ade/annotations" / _SPLITS[split]
     for path in (coco_images, coco_json, ade_images, ade_maps):
         path.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
@@ -447,9 +440,8 @@ def _write_split(
         })  # fmt: skip
         annotations += scene.annotations(image_id, len(annotations) + 1)
         pixels[index] = np.bincount(scene.semantic.ravel(), minlength=pixels.shape[1])
-    lists = {"images": images, "annotations": annotations, "categories": _CATEGORIES}
-    target = coco_json / f"instances_{split}2017.json"
-    target.write_text(json.dumps(_COCO_HEAD | lists), encoding="utf-8")
+    content = json.dumps(_COCO_JSON | {"images": images, "annotations": annotations})
+    (coco_json / f"instances_{split}2017.json").write_text(content, encoding="utf-8")
     crowds = sum(item["iscrowd"] for item in annotations)
     counts = {"images": len(images), "instances": len(annotations) - crowds, "crowds": crowds}
     return counts, pixels
@@ -478,28 +470,27 @@ def _whole(name: str, value: Any, low: int, high: int | None = None) -> int:
     wrong = f"{name} must be a whole number {bounds}, not {value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(wrong)
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         raise ValueError(wrong)
-    return int(value)
+    return number
 
 
 def _image_size(value: Any) -> list[list[int]]:
     """Bring ``image_size`` into the form [[low, high], [low, high]] for height and width."""
     sides = value if isinstance(value, (tuple, list)) else (value, value)
     ranges = [side if isinstance(side, (tuple, list)) else (side, side) for side in sides]
-    wrong = ValueError(
+    if [len(bounds) for bounds in ranges] == [2, 2]:
+        checked = [
+            [_whole(f"image_size {axis}", bound, 64, 2048) for bound in bounds]
+            for axis, bounds in zip(("height", "width"), ranges, strict=True)
+        ]
+        if all(low <= high for low, high in checked):
+            return checked
+    raise ValueError(
         "image_size must be a side or (height, width), each a number or a range (low, high) with "
         f"low <= high, not {value!r}"
     )
-    if [len(bounds) for bounds in ranges] != [2, 2]:
-        raise wrong
-    checked = [
-        [_whole(f"image_size {axis}", bound, 64, 2048) for bound in bounds]
-        for axis, bounds in zip(("height", "width"), ranges, strict=True)
-    ]
-    if any(low > high for low, high in checked):
-        raise wrong
-    return checked
 
 
 def _existing(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
@@ -548,7 +539,6 @@ def _write_beside(root: Path, arguments: dict[str, Any], replaces: bool) -> dict
     ) as temporary:
         # One level down, because only their owner can read temporary folders.
         new, old = Path(temporary, "new"), Path(temporary, "old")
-        new.mkdir()
         summary = _write_all(new, arguments)
         try:
             if replaces:
@@ -595,10 +585,9 @@ def generate_shapes(
         ``instances`` and ``crowds``, each with the counts of ``train`` and ``val``.
 
     Raises:
-        TypeError: If a number is not a whole number.
-        ValueError: If a number is out of its range.
-        FileExistsError: If ``root`` is a file, a folder of something else, or a shapes data set
-            of other arguments and ``overwrite`` is not set.
+        TypeError, ValueError: If a number is not a whole number, or out of its range.
+        FileExistsError: If something else is at ``root``, or a shapes data set of other arguments
+            and ``overwrite`` is not set.
     """
     arguments: dict[str, Any] = {
         "num_train": _whole("num_train", num_train, 0),
