@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)
@@ -127,11 +126,13 @@ _GOOGLE: tuple[RGB, RGB] = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 _MIIL: tuple[RGB, RGB] = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
 
-def _on_hub(arch: str, tag: str, layout: str, name: str, *about: Any) -> Checkpoint:
+def _on_hub(
+    arch: str, tag: str, layout: str, name: str, side: int = 224, training: str = "ImageNet-1k"
+) -> Checkpoint:
     """One of timm's files on its model hub."""
     hub_id = f"timm/{name}"
     url = f"https://huggingface.co/{hub_id}/resolve/main/{_HUB_FILE}"
-    return Checkpoint(arch, f"timm_{tag}", url, layout, *about, hub_id=hub_id)
+    return Checkpoint(arch, f"timm_{tag}", url, layout, side, training, hub_id=hub_id)
 
 
 # fmt: off

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .convert import Problems, convert, names_here, unwrap
+from .convert import Problems, convert, own_names, unwrap
 from .files import WeightsError
 from .layouts import CLASSIFIER, LAYOUTS, image_classifier, is_classifier
 
@@ -18,14 +18,14 @@ def convert_classifier_state_dict(
     """Turn a published state dict into that of mmpretrain's ``ImageClassifier``.
 
     As :func:`~mmmetaformer.weights.convert_state_dict`, with the norm and the classifier behind the
-    last stage, which a backbone has no use for. What is in the model's own names stays as it is.
+    last stage. A state dict in the model's own names stays as it is.
 
     Args:
         state_dict: What was read from the file.
         model: An ``ImageClassifier`` with a backbone of this package.
 
     Returns:
-        All names of ``model.state_dict()`` with the tensors of the source.
+        The tensors of the source by all names of ``model.state_dict()``.
 
     Raises:
         TypeError: If the model has no backbone of this package or no head.
@@ -37,9 +37,8 @@ def convert_classifier_state_dict(
         >>> model.load_state_dict(convert_classifier_state_dict(state, model))  # doctest: +SKIP
     """
     backbone: Any = getattr(model, "backbone", None)
-    if not hasattr(backbone, "is_for_outputs") or not isinstance(
-        getattr(model, "head", None), nn.Module
-    ):
+    head = getattr(model, "head", None)
+    if not hasattr(backbone, "is_for_outputs") or not isinstance(head, nn.Module):
         raise TypeError(
             "expected an ImageClassifier with a backbone of mmmetaformer and a head, got "
             f"{type(model).__name__}"
@@ -52,7 +51,7 @@ def convert_classifier_state_dict(
     norm = f"backbone.norm{backbone.out_indices[-1]}"
     rules = image_classifier(norm if f"{norm}.weight" in expected else "head.norm")
     layout = next(layout for layout in LAYOUTS if layout.name == source.layout)
-    names = names_here(tensors, layout, source.prefix)
+    names = own_names(tensors, layout, source.prefix)
     root = root_of_classifier(source.prefix)
     problems = Problems()
     for name in (name for names_ in source.dropped.values() for name in names_):
@@ -71,20 +70,19 @@ def convert_classifier_state_dict(
 
 
 def root_of_classifier(prefix: str) -> str | None:
-    """Prefix of an ``ImageClassifier`` in a state dict, by that of its backbone; None if the
-    backbone stands in none."""
+    """Prefix of the ``ImageClassifier`` around a backbone with a prefix; None without one."""
     return prefix.removesuffix("backbone.") if f".{prefix}".endswith(".backbone.") else None
 
 
 def names_around_backbone(
     tensors: Iterable[str], names: Mapping[str, str | None], prefix: str, norm: str
 ) -> dict[str, str | None]:
-    """Our names with those of the classifier around a backbone, if there is one.
+    """Our names for a backbone's tensors, with those of the classifier around it, if any.
 
     Args:
         tensors: The names of a source.
-        names: By these, our names for what is below the prefix.
-        prefix: That of the backbone.
+        names: Our names for those below the prefix of the backbone.
+        prefix: That prefix.
         norm: Name of the norm in front of the logits in our ``ImageClassifier``.
     """
     root = root_of_classifier(prefix)
@@ -98,39 +96,42 @@ def names_around_backbone(
 
 
 def check_classifier(classifier: Mapping[str, Tensor], channels: int, *, has_norm: bool) -> None:
-    """See to it that a classifier is whole and that its shapes belong together.
+    """Check that a classifier is whole and that its shapes belong together.
 
     Args:
-        classifier: The tensors by their own names, below ``CLASSIFIER``.
+        classifier: Its tensors by their own names, below ``CLASSIFIER``.
         channels: Channels of the last stage.
         has_norm: Whether there is a norm in front of the logits.
 
     Raises:
-        WeightsError: If something is missing, too much, or of a wrong shape.
+        WeightsError: If a tensor is missing, unexpected or of a wrong shape.
     """
     shapes = {name.removeprefix(f"{CLASSIFIER}."): tuple(t.shape) for name, t in classifier.items()}
-    last = "fc2" if any(name.startswith(("fc1.", "fc2.", "hidden_")) for name in shapes) else "fc"
-    features: int | None = channels
-    expected: dict[str, tuple[int | None, ...]] = {}
-    if has_norm:
-        expected |= {f"norm.{leaf}": (channels,) for leaf in ("weight", "bias")}
-        if any(name.startswith("norm.running_") for name in shapes):
-            expected |= {f"norm.running_{leaf}": (channels,) for leaf in ("mean", "var")}
-            expected["norm.num_batches_tracked"] = ()
-    if last == "fc2":
-        features = (shapes.get("fc1.bias") or (None,))[0]
-        expected |= {"fc1.weight": (features, channels), "fc1.bias": (features,)}
-        expected |= {f"hidden_norm.{leaf}": (features,) for leaf in ("weight", "bias")}
-    classes = (shapes.get(f"{last}.bias") or (None,))[0]
-    expected |= {f"{last}.weight": (classes, features), f"{last}.bias": (classes,)}
+
+    def size(name: str) -> int | None:
+        return (shapes.get(f"{name}.bias") or (None,))[0]
+
+    is_mlp = any(name.startswith(("fc1.", "fc2.", "hidden_")) for name in shapes)
+    last, features = ("fc2", size("fc1")) if is_mlp else ("fc", channels)
+    expected: dict[str, tuple[int | None, ...]] = {
+        f"{last}.weight": (size(last), features),
+        f"{last}.bias": (size(last),),
+    }
+    vectors: dict[str, int | None] = (
+        {"norm.weight": channels, "norm.bias": channels} if has_norm else {}
+    )
+    if has_norm and any(name.startswith("norm.running_") for name in shapes):
+        vectors |= {"norm.running_mean": channels, "norm.running_var": channels}
+        expected["norm.num_batches_tracked"] = ()
+    if is_mlp:
+        expected["fc1.weight"] = (features, channels)
+        vectors |= dict.fromkeys(("fc1.bias", "hidden_norm.weight", "hidden_norm.bias"), features)
+    expected |= {name: (length,) for name, length in vectors.items()}
+    wrong = [n for n in sorted(expected.keys() & shapes.keys()) if shapes[n] != expected[n]]
     problems = {
         "lacks": sorted(expected.keys() - shapes.keys()),
         "has": sorted(shapes.keys() - expected.keys()),
-        "has in another shape than the rest": [
-            f"{name} {shapes[name]}"
-            for name in sorted(expected.keys() & shapes.keys())
-            if shapes[name] != expected[name]
-        ],
+        "has in another shape than the rest": [f"{name} {shapes[name]}" for name in wrong],
     }
     for problem, found in problems.items():
         if found:
