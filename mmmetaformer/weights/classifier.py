@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .convert import Problems, convert, own_names, unwrap
-from .files import WeightsError
+from .convert import Placement, convert, own_names, unwrap
 from .layouts import CLASSIFIER, LAYOUTS, image_classifier, is_classifier
 
 
@@ -45,28 +45,24 @@ def convert_classifier_state_dict(
         )
     tensors = unwrap(state_dict)
     source = convert(tensors, backbone)
-    result = {f"backbone.{name}": tensor for name, tensor in source.state_dict.items()}
-
     expected = model.state_dict()
+    placement = Placement(expected)
+    for name, tensor in source.state_dict.items():
+        placement.place(name, tensor, f"backbone.{name}")
     norm = f"backbone.norm{backbone.out_indices[-1]}"
     rules = image_classifier(norm if f"{norm}.weight" in expected else "head.norm")
     layout = next(layout for layout in LAYOUTS if layout.name == source.layout)
     names = own_names(tensors, layout, source.prefix)
     root = root_of_classifier(source.prefix)
-    problems = Problems()
-    for name in (name for names_ in source.dropped.values() for name in names_):
+    for name in (name for dropped in source.dropped.values() for name in dropped):
         own = names.get(name)
         if own is not None and is_classifier(own):
             own = rules.restore([own])[own]
         elif root is not None and name.startswith(f"{root}head."):
             own = name[len(root) :]  # as the model's own
-        if own is None or own not in expected or own in result:
-            problems.unexpected.append(name)
-        elif (fitted := problems.fitted(name, tensors[name], own, expected[own])) is not None:
-            result[own] = fitted
-    problems.missing = [name for name in expected if name not in result]
-    problems.check(source.layout, model)
-    return {name: result[name] for name in expected}
+        placement.place(name, tensors[name], own)
+    placement.check(f"weights in the {source.layout} layout do not fit this {type(model).__name__}")
+    return {name: placement.placed[name] for name in expected}
 
 
 def root_of_classifier(prefix: str) -> str | None:
@@ -95,46 +91,41 @@ def names_around_backbone(
     return {name: of_classifier[own] or names.get(name) for name, own in full.items()}
 
 
-def check_classifier(classifier: Mapping[str, Tensor], channels: int, *, has_norm: bool) -> None:
-    """Check that a classifier is whole and that its shapes belong together.
+def fit_classifier(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str | None], channels: int, has_norm: bool
+) -> dict[str, Tensor]:
+    """The tensors of a classifier by our names, which are below ``CLASSIFIER``.
 
     Args:
-        classifier: Its tensors by their own names, below ``CLASSIFIER``.
+        tensors: Those of the source.
+        names: Our names by those of the source, of the classifier alone.
         channels: Channels of the last stage.
         has_norm: Whether there is a norm in front of the logits.
 
     Raises:
-        WeightsError: If a tensor is missing, unexpected or of a wrong shape.
+        WeightsError: If a tensor is missing, unexpected, unusable or of another shape than the
+            rest.
     """
-    shapes = {name.removeprefix(f"{CLASSIFIER}."): tuple(t.shape) for name, t in classifier.items()}
+    short = {name: str(own).removeprefix(f"{CLASSIFIER}.") for name, own in names.items()}
+    shapes = {own: tensors[name].shape for name, own in short.items()}
 
-    def size(name: str) -> int | None:
-        return (shapes.get(f"{name}.bias") or (None,))[0]
+    def size(layer: str) -> int:
+        shape = shapes.get(f"{layer}.bias") or shapes.get(f"{layer}.weight")
+        return shape[0] if shape else 1
 
-    is_mlp = any(name.startswith(("fc1.", "fc2.", "hidden_")) for name in shapes)
-    last, features = ("fc2", size("fc1")) if is_mlp else ("fc", channels)
-    expected: dict[str, tuple[int | None, ...]] = {
-        f"{last}.weight": (size(last), features),
-        f"{last}.bias": (size(last),),
-    }
-    vectors: dict[str, int | None] = (
-        {"norm.weight": channels, "norm.bias": channels} if has_norm else {}
-    )
-    if has_norm and any(name.startswith("norm.running_") for name in shapes):
-        vectors |= {"norm.running_mean": channels, "norm.running_var": channels}
-        expected["norm.num_batches_tracked"] = ()
-    if is_mlp:
-        expected["fc1.weight"] = (features, channels)
-        vectors |= dict.fromkeys(("fc1.bias", "hidden_norm.weight", "hidden_norm.bias"), features)
-    expected |= {name: (length,) for name, length in vectors.items()}
-    wrong = [n for n in sorted(expected.keys() & shapes.keys()) if shapes[n] != expected[n]]
-    problems = {
-        "lacks": sorted(expected.keys() - shapes.keys()),
-        "has": sorted(shapes.keys() - expected.keys()),
-        "has in another shape than the rest": [f"{name} {shapes[name]}" for name in wrong],
-    }
-    for problem, found in problems.items():
-        if found:
-            raise WeightsError(
-                f"the classifier {problem} {found[:5]}; drop_classifier leaves it out"
-            )
+    with torch.device("meta"):
+        layers = nn.ModuleDict()
+        if has_norm:
+            is_batch_norm = any(name.startswith("norm.running_") for name in shapes)
+            layers["norm"] = (nn.BatchNorm1d if is_batch_norm else nn.LayerNorm)(channels)
+        if any(name.startswith(("fc1.", "fc2.", "hidden_")) for name in shapes):
+            layers["fc1"] = nn.Linear(channels, size("fc1"))
+            layers["hidden_norm"] = nn.LayerNorm(size("fc1"))
+            layers["fc2"] = nn.Linear(size("fc1"), size("fc2"))
+        else:
+            layers["fc"] = nn.Linear(channels, size("fc"))
+    placement = Placement(layers.state_dict())
+    for name, own in short.items():
+        placement.place(name, tensors[name], own)
+    placement.check("the classifier, which drop_classifier leaves out, does not fit its backbone")
+    return {f"{CLASSIFIER}.{own}": tensor for own, tensor in placement.placed.items()}

@@ -46,54 +46,59 @@ class Conversion:
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
 
-@dataclass
-class Problems:
-    """What of a source does not fit a model."""
+class Placement:
+    """Tensors of a source under a model's own names, and what of them does not fit.
 
-    wrong: list[str] = field(default_factory=list)
-    unusable: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
+    Attributes:
+        expected: The model's state dict.
+        placed: The tensors that fit, in the shapes of the model's.
+    """
 
-    def fitted(self, name: str, tensor: Tensor, own: str, target: Tensor) -> Tensor | None:
-        """The tensor in the shape of its target; None, with a note, if it does not fit."""
+    def __init__(self, expected: Mapping[str, Tensor]) -> None:
+        self.expected = expected
+        self.placed: dict[str, Tensor] = {}
+        self._wrong: list[str] = []
+        self._unusable: list[str] = []
+        self._unexpected: list[str] = []
+
+    def place(self, name: str, tensor: Tensor, own: str | None) -> None:
+        """Put a tensor under its own name, or note why it does not fit."""
+        if own is None or own not in self.expected or own in self.placed:
+            self._unexpected.append(name)  # no place, or a second name for the same
+            return
+        target = self.expected[own]
         if reason := why_unusable(tensor, target):
-            self.unusable.append(f"{name} {reason}")
+            self._unusable.append(f"{name} {reason}")
         elif not reshapable(tensor, target):
             shapes = tuple(tensor.shape), tuple(target.shape)
-            self.wrong.append(f"{name} is {shapes[0]}, the model's {own} {shapes[1]}")
+            self._wrong.append(f"{name} is {shapes[0]}, the model's {own} {shapes[1]}")
         else:
-            return tensor.reshape(target.shape)
-        return None
+            self.placed[own] = tensor.reshape(target.shape)
 
-    def check(self, layout: str, model: object) -> None:
-        """Raise ``WeightsError`` if there are any."""
-        # A tensor that does not fit is not said to be missing, too.
-        missing = [] if self.wrong or self.unusable else self.missing
-        kinds = {
-            "of another shape": self.wrong,
-            "of unusable values": self.unusable,
-            "missing": missing,
-            "unexpected": self.unexpected,
+    def check(self, what: str, new: Collection[str] = ()) -> None:
+        """Raise ``WeightsError``, with ``what`` in front, unless all but ``new`` is placed."""
+        missing = [n for n in self.expected if n not in self.placed and n not in new]
+        problems = {
+            "of another shape": self._wrong,
+            "of unusable values": self._unusable,
+            # A tensor that does not fit is not said to be missing, too.
+            "missing": [] if self._wrong or self._unusable else missing,
+            "unexpected": self._unexpected,
         }
         found = [
-            f"{len(names)} {kind}: {'; '.join(names[:_SHOWN])}{' ...' * (len(names) > _SHOWN)}"
-            for kind, names in kinds.items()
+            f"{len(names)} {problem}: {'; '.join(names[:_SHOWN])}{' ...' * (len(names) > _SHOWN)}"
+            for problem, names in problems.items()
             if names
         ]
-        if found:
-            raise WeightsError(
-                f"weights in the {layout} layout do not fit this {type(model).__name__}: "
-                f"{'; '.join(found)}{self._hint_if_fused()}"
+        # A fused network has single convolutions for the model's branches.
+        fused = [name.removesuffix("weight") for name in self._unexpected]
+        branches = {f"{part}{end}.weight" for part in fused for end in ("conv", "branches.0.conv")}
+        if not branches.isdisjoint(missing):
+            found[-1] += (
+                "; the source is a fused network: call switch_to_deploy() on the backbone first"
             )
-
-    def _hint_if_fused(self) -> str:
-        """A hint if the source has single convolutions for the model's branches."""
-        parts = [name.removesuffix(".weight") for name in self.unexpected]
-        branches = {f"{part}{end}" for part in parts for end in (".conv", ".branches.0.conv")}
-        if branches.isdisjoint(name.removesuffix(".weight") for name in self.missing):
-            return ""
-        return "; the source is a fused network: call switch_to_deploy() on the backbone first"
+        if found:
+            raise WeightsError(f"{what}: {'; '.join(found)}")
 
 
 def convert_state_dict(
@@ -176,19 +181,16 @@ def fit(
         WeightsError: If the tensors do not fit.
     """
     expected = backbone.state_dict()
-    problems = Problems()
+    placement = Placement(expected)
     for name, tensor in tensors.items():
         own = names.get(name)
         reason = _why_dropped(name, names, expected, backbone, new)
+        if own in expected and not reshapable(tensor, expected[own]) and _fits_any(optional, own):
+            reason = reason or "of another shape, which was allowed"
         if reason is not None:
             result.dropped.setdefault(reason, []).append(name)
-        elif own is None or own not in expected or own in result.state_dict:
-            problems.unexpected.append(name)  # no place, or a second name for the same
-        elif not reshapable(tensor, expected[own]) and _fits_any(optional, own):
-            reason = "of another shape, which was allowed"
-            result.dropped.setdefault(reason, []).append(name)
-        elif (fitted := problems.fitted(name, tensor, own, expected[own])) is not None:
-            result.state_dict[own] = fitted
+        else:
+            placement.place(name, tensor, own)
 
     # A part without parameters may replace one with some, and the other way round.
     known = [*expected, *(own for own in names.values() if own and is_of_backbone(own))]
@@ -196,13 +198,20 @@ def fit(
         raise WeightsError(
             f"new={unmatched} fits no parameter of this {type(backbone).__name__} nor of the source"
         )
+    result.state_dict = placement.placed
     # The parameters of one output are loaded all or not at all.
     loaded = {_output(name) for name in result.state_dict if backbone.is_for_outputs(name)}
-    for name in (name for name in expected if name not in result.state_dict):
-        is_new_output = backbone.is_for_outputs(name) and _output(name) not in loaded
-        is_new = is_new_output or _fits_any((*new, *optional), name)
-        (result.new if is_new else problems.missing).append(name)
-    problems.check(result.layout, backbone)
+    result.new = [
+        name
+        for name in expected
+        if name not in result.state_dict
+        and (
+            _fits_any((*new, *optional), name)
+            or (backbone.is_for_outputs(name) and _output(name) not in loaded)
+        )
+    ]
+    what = f"weights in the {result.layout} layout do not fit this {type(backbone).__name__}"
+    placement.check(what, result.new)
     return result
 
 

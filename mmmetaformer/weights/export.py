@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from .classifier import check_classifier, names_around_backbone
-from .convert import OF_OUTPUTS, Conversion, fit, identify, own_names, unwrap, why_unusable
+from .classifier import fit_classifier, names_around_backbone
+from .convert import OF_OUTPUTS, Conversion, fit, identify, own_names, unwrap
 from .files import WeightsError
 from .layouts import CLASSIFIER, LAYOUTS, Layout, image_classifier, is_classifier, is_of_backbone
 from .networks import Network, find_network
@@ -111,7 +110,13 @@ def export(
     weights = conversion.state_dict
     if not drop_classifier:
         classified = {name: names[name] for name in conversion.dropped.get("classifier", [])}
-        weights |= _checked_classifier(tensors, classified, network)
+        if other := [name for name, own in classified.items() if own == CLASSIFIER]:
+            raise WeightsError(
+                f"a classifier with {other[:5]} has no place in our layout: drop_classifier leaves "
+                "it out"
+            )
+        if classified:
+            weights |= fit_classifier(tensors, classified, network.channels, network.has_norm)
     theirs = _names_there(list(weights), network, to, target, drop_outputs)
     used = {name for name, ours in names.items() if ours in theirs}
     shaped = weights if target is None else _shaped(weights, target)
@@ -130,29 +135,6 @@ def _target(network: Network, to: str) -> Layout | None:
     if to not in known:
         raise WeightsError(f"there is no {to} layout for {network.arch}, only {[*known]}")
     return known[to]
-
-
-def _checked_classifier(
-    tensors: Mapping[str, Tensor], names: Mapping[str, str | None], network: Network
-) -> dict[str, Tensor]:
-    """The tensors of a classifier by our names, if it has a place here and is whole."""
-    if other := [name for name, own in names.items() if own == CLASSIFIER]:
-        raise WeightsError(
-            f"a classifier with {other[:5]} has no place in our layout: drop_classifier leaves it "
-            "out"
-        )
-    classifier: dict[str, Tensor] = {}
-    for name, own in names.items():
-        if own in classifier:
-            raise WeightsError(f"{name} is a second name for {own}")
-        # Whole numbers count batches, and nothing else.
-        counts = name.endswith("num_batches_tracked")
-        if reason := None if counts else why_unusable(tensors[name], torch.empty(0)):
-            raise WeightsError(f"unusable values in the source: {name} {reason}")
-        classifier[str(own)] = tensors[name]
-    if classifier:
-        check_classifier(classifier, network.channels, has_norm=network.has_norm)
-    return classifier
 
 
 def _names_there(
