@@ -14,13 +14,19 @@ from torch import Tensor, nn
 
 from ..backbones.metaformer import ConvDownsampling, MetaFormerBlock
 from ..layers import GroupNorm, LayerNorm2d, ModifiedLayerNorm, PatchEmbedding
-from .branches import TABLE, ResidualBranch, has_fused_form, norm_name, residual_branches
+from .branches import (
+    ResidualBranch,
+    affine_norm,
+    fused_form,
+    is_known_norm,
+    mlp,
+    pooling,
+    pooling_and_mlp,
+    residual_branches,
+)
 from .conditions import fused_forms_may_run, is_untouched
-from .functions import Contiguous, Convolution, Norm, has_fast_convolution
-from .primitives import find_implementation
-
-# Windows of fewer channels take longer to gather than oneDNN takes for the gradient.
-_FEWEST_CHANNELS = 16
+from .functions import Contiguous, Convolution, Norm, has_fast_gradient
+from .primitives import Implementation, find_implementation
 
 
 class _Fused(nn.Module):
@@ -38,9 +44,9 @@ class _Fused(nn.Module):
         return fused_forms_may_run(x) and (self.fused != "auto" or not x.is_cuda)
 
     @property
-    def implementation(self) -> str:
-        """Name of the implementation of the primitives."""
-        return "torch" if self.fused in ("auto", True) else cast(str, self.fused)
+    def ops(self) -> Implementation:
+        """The implementation of the primitives."""
+        return find_implementation("torch" if self.fused in ("auto", True) else str(self.fused))
 
 
 class FusedBlock(_Fused, MetaFormerBlock):
@@ -50,20 +56,12 @@ class FusedBlock(_Fused, MetaFormerBlock):
         if not self.may_run_fused(x):
             return super().forward(x)
         branches = residual_branches(self)
-        while branches:
-            count, x = self._run_first(branches, x)
-            branches = branches[count:]
+        forms = [fused_form(b) if is_untouched(*b[:-1]) else None for b in branches]
+        if forms == [pooling, mlp] and branches[1].residual:
+            return pooling_and_mlp(branches[0], branches[1], x, self.ops)
+        for branch, form in zip(branches, forms, strict=True):
+            x = form(branch, x, self.ops) if form else _run_literally(branch, x)
         return x
-
-    def _run_first(self, branches: list[ResidualBranch], x: Tensor) -> tuple[int, Tensor]:
-        """The number of branches that were run, and their output."""
-        for row in TABLE:
-            count = len(row.matches)
-            if row.fits(branches) and all(
-                is_untouched(*branch.modules()) for branch in branches[:count]
-            ):
-                return count, row.run(*branches[:count], x, self.implementation)
-        return 1, _run_literally(branches[0], x)
 
 
 def _run_literally(branch: ResidualBranch, x: Tensor) -> Tensor:
@@ -90,24 +88,11 @@ class FusedDownsampling(_Fused, ConvDownsampling):
             return super().forward(x)
         x = self.pre_norm(x.contiguous(memory_format=torch.channels_last))
         conv = self.conv
-        if is_untouched(conv) and _has_fast_gradient(conv, x):
+        if torch.is_grad_enabled() and is_untouched(conv) and has_fast_gradient(conv, x):
             x = Convolution.apply(x, conv.weight, conv.bias, conv.stride, conv.padding)
         else:
             x = conv(x)
         return self.post_norm(x)
-
-
-def _has_fast_gradient(conv: nn.Module, x: Tensor) -> bool:
-    return (
-        type(conv) is nn.Conv2d
-        and conv.in_channels >= _FEWEST_CHANNELS
-        and max(conv.stride) > 1
-        and conv.groups == max(conv.dilation) == 1
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-        and torch.is_grad_enabled()
-        and has_fast_convolution(x, conv.weight)
-    )
 
 
 class _FusedOutput(_Fused):
@@ -119,9 +104,7 @@ class _FusedOutput(_Fused):
             return super().forward(x)
         if isinstance(self, nn.Identity):
             return x if x.is_contiguous() else Contiguous.apply(x)
-        norm = cast(GroupNorm, self)  # or LayerNorm2d
-        name = "position" if isinstance(self, LayerNorm2d) else "image"
-        return Norm.apply(x, norm.weight, norm.bias, name, norm.eps, self.implementation)
+        return Norm.apply(x, self.weight, self.bias, affine_norm(self, self.ops))
 
 
 class FusedGroupNorm(_FusedOutput, GroupNorm):
@@ -140,6 +123,11 @@ class FusedIdentity(_FusedOutput, nn.Identity):
     """No norm behind a stage."""
 
 
+_CLASSES: dict[type, type[_Fused]] = {
+    MetaFormerBlock: FusedBlock,
+    ConvDownsampling: FusedDownsampling,
+    PatchEmbedding: FusedPatchEmbedding,
+}
 _OUTPUTS: dict[type, type[_Fused]] = {
     GroupNorm: FusedGroupNorm,
     ModifiedLayerNorm: FusedModifiedLayerNorm,
@@ -149,7 +137,7 @@ _OUTPUTS: dict[type, type[_Fused]] = {
 
 
 def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
-    """Let the blocks of a model run in their fused forms, in place.
+    """Let the blocks of a model run in their fused forms, in place, and return the model.
 
     Parameters, state-dict keys and hooks stay, and so do, but for rounding, results and gradients.
 
@@ -157,9 +145,6 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
         model: A block, a backbone, or a detector or segmentor with a backbone of this package.
         fused: ``'auto'`` for the CPU only, True for all devices, or the name of an implementation
             of the primitives for all devices (:func:`register_implementation`).
-
-    Returns:
-        The model.
 
     Raises:
         ValueError: If there is no such implementation, or nothing can be fused and ``fused`` is not
@@ -180,24 +165,13 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
 
 
 def unfuse(model: nn.Module) -> nn.Module:
-    """Undo :func:`fuse`, in place.
-
-    Returns:
-        The model.
-    """
+    """Undo :func:`fuse`, in place, and return the model."""
     for module in model.modules():
         if isinstance(module, _Fused):
             literal = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
             module.__class__ = literal  # type: ignore[assignment]  # a module's class
             del module.fused
     return model
-
-
-_CLASSES: dict[type, type[_Fused]] = {
-    MetaFormerBlock: FusedBlock,
-    ConvDownsampling: FusedDownsampling,
-    PatchEmbedding: FusedPatchEmbedding,
-}
 
 
 def _replacements(model: nn.Module) -> list[tuple[nn.Module, type[_Fused]]]:
@@ -209,14 +183,11 @@ def _replacements(model: nn.Module) -> list[tuple[nn.Module, type[_Fused]]]:
         if backbones:
             return [pair for backbone in backbones for pair in _replacements(backbone)]
     blocks = [module for module in model.modules() if type(module) is MetaFormerBlock]
-    if not any(has_fused_form(branch) for b in blocks for branch in residual_branches(b)):
+    if not any(fused_form(branch) for b in blocks for branch in residual_branches(b)):
         return []
     found = [(m, _CLASSES[type(m)]) for m in model.modules() if type(m) in _CLASSES]
     if isinstance(model, Backbone):
         norms = [getattr(model, f"norm{index}") for index in model.out_indices]
-        found += [(n, _OUTPUTS[type(n)]) for n in norms if _emits_by_fused_class(n)]
+        emitting = [n for n in norms if type(n) is nn.Identity or is_known_norm(n)]
+        found += [(norm, _OUTPUTS[type(norm)]) for norm in emitting]
     return found
-
-
-def _emits_by_fused_class(norm: nn.Module) -> bool:
-    return type(norm) is nn.Identity or norm_name(norm) is not None

@@ -11,49 +11,38 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import products
 from .maps import compute_dtype, gradient_like, has_fast_products, match_format, to_channels_last
-from .norms import NORMS, Gradients
-from .primitives import find_implementation
+from .norms import AffineNorm, Gradients
+
+# Windows of fewer channels take longer to gather than oneDNN takes for the gradient.
+_FEWEST_CHANNELS = 16
 
 
 class Norm(Function):
-    """``gamma * norm(x) + beta``; keeps ``x`` and its statistics. The result is contiguous.
-
-    Norms are keys of ``NORMS``, here and below.
-    """
+    """``gamma * norm(x) + beta``; keeps ``x`` and its statistics. The result is contiguous."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        norm: str,
-        eps: float,
-        implementation: str,
+        ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, norm: AffineNorm
     ) -> Tensor:
         dtype = x.dtype if gamma is None else torch.promote_types(x.dtype, gamma.dtype)
-        affine_norm = NORMS[norm](gamma, beta, find_implementation(implementation))
-        n, *statistics = affine_norm.forward(x, eps, dtype)
-        ctx.save_for_backward(x, *statistics, gamma, beta)
-        ctx.settings = norm, implementation
+        n, mean, rstd = norm.forward(x, gamma, beta, dtype)
+        ctx.save_for_backward(x, mean, rstd, gamma, beta)
+        ctx.norm = norm
         # A copy also of what is contiguous: it may be a view, which could not change in place.
         return n.clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, mean, rstd, gamma, beta = ctx.saved_tensors  # checkpoints hand them out only once
-        norm, implementation = ctx.settings
-        affine_norm = NORMS[norm](gamma, beta, find_implementation(implementation))
-        gradients = affine_norm.backward(match_format(grad, x), x, mean, rstd)
-        return *gradients, None, None, None
+        x, *rest = ctx.saved_tensors  # checkpoints hand them out only once
+        return *ctx.norm.backward(match_format(grad, x), x, *rest), None
 
 
 class NormLinear(Function):
@@ -67,34 +56,27 @@ class NormLinear(Function):
         beta: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
-        norm: str,
-        eps: float,
-        implementation: str,
+        norm: AffineNorm,
     ) -> Tensor:
-        dtype = compute_dtype(x, weight)
-        affine_norm = NORMS[norm](gamma, beta, find_implementation(implementation))
-        n, *statistics = affine_norm.forward(x, eps, dtype)
-        ctx.save_for_backward(x, *statistics, gamma, beta, weight, bias)
-        ctx.settings = norm, dtype, implementation
+        ctx.settings = norm, compute_dtype(x, weight)
+        n, mean, rstd = norm.forward(x, gamma, beta, compute_dtype(x, weight))
+        ctx.save_for_backward(x, mean, rstd, gamma, beta, weight, bias)
         return products.pointwise(n, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         x, mean, rstd, gamma, beta, weight, bias = ctx.saved_tensors
-        norm, dtype, implementation = ctx.settings
-        affine_norm = NORMS[norm](gamma, beta, find_implementation(implementation))
+        norm, dtype = ctx.settings
         grad = match_format(grad, x)
-        n = affine_norm.normalize(x, mean, rstd, dtype)
-        norm_gradients: Gradients = None, None, None
+        n = norm.normalize(x, mean, rstd, gamma, beta, dtype)
         grad_weight = grad_bias = None
         if any(ctx.needs_input_grad[3:5]):
             grad_weight, grad_bias = products.pointwise_gradients(grad, n, weight, bias)
-        if any(ctx.needs_input_grad[:3]):
-            grad_n = products.pointwise_input_gradient(grad, n, weight)
-            norm_gradients = affine_norm.backward(grad_n, x, mean, rstd)
+        grad_n = products.pointwise_input_gradient(grad, n, weight)
+        norm_gradients = norm.backward(grad_n, x, mean, rstd, gamma, beta)
         linear_gradients = gradient_like(weight, grad_weight), gradient_like(bias, grad_bias)
-        return *norm_gradients, *linear_gradients, None, None, None
+        return *norm_gradients, *linear_gradients, None
 
 
 class Contiguous(Function):
@@ -134,19 +116,26 @@ class Convolution(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         x, weight, bias = ctx.saved_tensors
-        stride, padding = ctx.settings
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
         grad = match_format(grad, x)
         in_windows = needs_weight and has_fast_products(grad, x)
-        grad_x, grad_weight = products.convolution_gradients(
-            grad, x, weight, stride, padding, (needs_x, needs_weight and not in_windows)
-        )
+        needs = needs_x, needs_weight and not in_windows
+        grad_x, grad_weight = products.convolution_gradients(grad, x, weight, needs, *ctx.settings)
         if in_windows:
-            grad_weight = products.windowed_weight_gradient(grad, x, weight.shape, stride, padding)
-        grad_bias = gradient_like(bias, products.bias_gradient(grad, bias)) if needs_bias else None
+            grad_weight = products.windowed_weight_gradient(grad, x, weight.shape, *ctx.settings)
+        grad_bias = gradient_like(bias, products.bias_gradient(grad, bias))
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def has_fast_convolution(x: Tensor, weight: Tensor) -> bool:
-    """Whether :class:`Convolution` is faster than torch for a map and a weight."""
-    return has_fast_products(x) and compute_dtype(x, weight) == x.dtype == weight.dtype
+def has_fast_gradient(conv: Any, x: Tensor) -> bool:
+    """Whether :class:`Convolution` is faster than a convolution of torch for a map."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.in_channels >= _FEWEST_CHANNELS
+        and max(conv.stride) > 1
+        and conv.groups == max(conv.dilation) == 1
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and has_fast_products(x)
+        and compute_dtype(x, conv.weight) == x.dtype == conv.weight.dtype
+    )

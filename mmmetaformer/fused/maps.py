@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, "_linear_pointwise"
+)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -80,7 +82,7 @@ def has_fast_products(*maps: Tensor) -> bool:
     """Whether oneDNN can work on the maps as they are, and as matrices of float32. torch's own
     matrix products go to another library, which is slower on some processors."""
     return (
-        _has_onednn()
+        _HAS_ONEDNN
         and bool(torch.backends.mkldnn.enabled)
         and all(
             x.dtype == torch.float32
@@ -90,8 +92,3 @@ def has_fast_products(*maps: Tensor) -> bool:
             for x in maps
         )
     )
-
-
-@functools.cache
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -9,9 +9,8 @@ statistics and factors are of that dtype. Functions change nothing in place unle
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple, Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,26 +24,9 @@ _POSITIONS = 2048  # that a sum in float32 runs over
 
 Scalars = tuple[Tensor, ...]
 _Maybe = Tensor | None
-_Two = tuple[Tensor, Tensor]
-_Three = tuple[Tensor, Tensor, Tensor]
+Implementation = Any  # a module with the public functions below
 
-
-class Implementation(Protocol):
-    """The functions of this module that every implementation has."""
-
-    moments: Callable[[Tensor, float], _Two]
-    normalize: Callable[[Tensor, Tensor, Tensor, _Maybe, _Maybe, torch.dtype], Tensor]
-    normalize_backward: Callable[[Tensor, Tensor, Tensor, Tensor, _Maybe], _Three]
-    pool_residual: Callable[[Tensor, Tensor, _Maybe, int, torch.dtype], Tensor]
-    pool_residual_moments: Callable[[Tensor, Tensor, _Maybe, int, torch.dtype, float], _Three]
-    pool_residual_backward: Callable[
-        [Tensor, Tensor, Tensor, Tensor, Tensor, _Maybe, int], tuple[Tensor, Tensor, _Maybe]
-    ]
-    activate: Callable[[Tensor, str, Scalars, bool], Tensor]
-    activate_backward: Callable[[Tensor, Tensor, str, Scalars], tuple[Tensor, Tensor, Scalars]]
-
-
-_IMPLEMENTATIONS = {"torch": cast(Implementation, sys.modules[__name__])}
+_IMPLEMENTATIONS: dict[str, Implementation] = {"torch": sys.modules[__name__]}
 
 
 def register_implementation(name: str, module: ModuleType) -> None:
@@ -52,9 +34,9 @@ def register_implementation(name: str, module: ModuleType) -> None:
 
     Args:
         name: What users write.
-        module: It has the functions of :class:`Implementation`.
+        module: It has functions of the names and signatures of this module's.
     """
-    _IMPLEMENTATIONS[name] = cast(Implementation, module)
+    _IMPLEMENTATIONS[name] = module
 
 
 def find_implementation(name: str) -> Implementation:
@@ -80,7 +62,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     x = x.to(accumulation_dtype(x.dtype))
     # On the CPU, var_mean runs without vector instructions, and GroupNorm's own statistics of a
     # channels_last map subtract squares, which leaves no digits when the mean is large.
-    if x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and x.numel():
         pairs = [_moments_of_image(image) for image in x.split(1)]
         mean, variance = (torch.stack(values) for values in zip(*pairs, strict=True))
     else:
@@ -107,12 +89,7 @@ def _moments_of_image(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalize(
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    dtype: torch.dtype,
+    x: Tensor, mean: Tensor, rstd: Tensor, gamma: _Maybe, beta: _Maybe, dtype: torch.dtype
 ) -> Tensor:
     """``gamma * (x - mean) * rstd + beta``, centred before it is cast to ``dtype``.
 
@@ -122,9 +99,8 @@ def normalize(
     factor = per_image(_norm_factor(rstd, gamma))
     if beta is None:
         return centred.mul_(factor).to(dtype)
-    return torch.addcmul(per_channel(beta.to(centred.dtype)), centred, factor, out=centred).to(
-        dtype
-    )
+    bias = per_channel(beta.to(centred.dtype))
+    return torch.addcmul(bias, centred, factor, out=centred).to(dtype)
 
 
 def normalize_backward(
@@ -158,12 +134,8 @@ def pool_residual(
 ) -> Tensor:
     """``identity * x + factor * (pool(x) - x)`` in ``dtype``.
 
-    Args:
-        x: Map (B, C, H, W).
-        factor: (B, C).
-        identity: (C,); None for one.
-        pool_size: Side of the window of the average, in which padding does not count.
-        dtype: The dtype of the result.
+    ``factor`` is (B, C), ``identity`` is (C,), or None for one, and ``pool_size`` is the side of
+    the window of the average, in which padding does not count.
     """
     x = x.to(accumulation_dtype(x.dtype))
     difference = _window_sums(x, pool_size).mul_(_one_over_window(x, pool_size)).sub_(x)
@@ -171,12 +143,7 @@ def pool_residual(
 
 
 def pool_residual_moments(
-    x: Tensor,
-    factor: Tensor,
-    identity: Tensor | None,
-    pool_size: int,
-    dtype: torch.dtype,
-    eps: float,
+    x: Tensor, factor: Tensor, identity: _Maybe, pool_size: int, dtype: torch.dtype, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`pool_residual` and the :func:`moments` of its result."""
     y = pool_residual(x, factor, identity, pool_size, dtype)
@@ -189,13 +156,12 @@ def pool_residual_backward(
     mean: Tensor,
     rstd: Tensor,
     factor: Tensor,
-    identity: Tensor | None,
+    identity: _Maybe,
     pool_size: int,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of :func:`pool_residual` by ``x``, ``factor`` (B, C) and ``identity`` (C,).
 
-    ``factor`` is proportional to ``rstd``, which depends on ``x``: the first gradient includes
-    that.
+    ``factor`` is proportional to ``rstd``, which depends on ``x``: the first gradient includes it.
     """
     dtype, count = x.dtype, x.shape[1:].numel()
     grad, x = grad.to(accumulation_dtype(grad.dtype)), x.to(accumulation_dtype(x.dtype))
@@ -233,71 +199,29 @@ def _one_over_window(x: Tensor, pool_size: int) -> Tensor:
     return torch.outer(inside(x.shape[2]), inside(x.shape[3])).reciprocal_()
 
 
-class _Activation(NamedTuple):
-    """An activation with learnable scalars. ``backward`` gives the gradients by ``z`` and by each
-    scalar and may overwrite ``grad``."""
-
-    forward: Callable[[Tensor, Scalars, bool], Tensor]
-    backward: Callable[[Tensor, Tensor, Scalars], tuple[Tensor, Scalars]]
-
-
-def _squared_relu(z: Tensor, scalars: Scalars, inplace: bool) -> Tensor:
-    rectified = F.relu(z.to(accumulation_dtype(z.dtype)), inplace)
-    return (rectified.mul_(rectified) if inplace else rectified * rectified).to(z.dtype)
-
-
-def _squared_relu_backward(grad: Tensor, z: Tensor, scalars: Scalars) -> tuple[Tensor, Scalars]:
-    return F.relu(z.to(accumulation_dtype(z.dtype))).mul_(2).mul_(grad).to(grad.dtype), ()
-
-
-def _star_relu(z: Tensor, scalars: Scalars, inplace: bool) -> Tensor:
-    scale, bias = scalars
-    rectified = F.relu(z.to(accumulation_dtype(z.dtype)), inplace)
-    return torch.addcmul(bias.to(rectified.dtype), rectified, rectified * scale).to(z.dtype)
-
-
-def _star_relu_backward(grad: Tensor, z: Tensor, scalars: Scalars) -> tuple[Tensor, Scalars]:
-    scale, _ = scalars
-    rectified = F.relu(z.to(accumulation_dtype(z.dtype)))
-    grad_bias = grad.sum(dtype=rectified.dtype).view(1)
-    slope = rectified * grad
-    grad_scale = rectified.mul_(slope).sum().view(1)
-    return slope.mul_(2 * scale).to(grad.dtype), (grad_scale, grad_bias)
-
-
 # torch's own activations compute bfloat16 and float16 in float32.
-ACTIVATIONS = {
-    "identity": _Activation(
-        lambda z, scalars, inplace: z,
-        lambda grad, z, scalars: (grad, ()),
-    ),
-    "gelu": _Activation(
-        lambda z, scalars, inplace: aten.gelu_(z) if inplace else F.gelu(z),
-        lambda grad, z, scalars: (aten.gelu_backward.grad_input(grad, z, grad_input=grad), ()),
-    ),
-    "relu": _Activation(
-        lambda z, scalars, inplace: F.relu(z, inplace),
-        lambda grad, z, scalars: (grad.mul_(z > 0), ()),
-    ),
-    "silu": _Activation(
-        lambda z, scalars, inplace: F.silu(z, inplace),
-        lambda grad, z, scalars: (aten.silu_backward.grad_input(grad, z, grad_input=grad), ()),
-    ),
-    "squared_relu": _Activation(_squared_relu, _squared_relu_backward),
-    "star_relu": _Activation(_star_relu, _star_relu_backward),
-}
+ACTIVATIONS = ("identity", "gelu", "relu", "silu", "squared_relu", "star_relu")
 
 
 def activate(z: Tensor, act: str, scalars: Scalars, inplace: bool = False) -> Tensor:
-    """The activated map, in the dtype of ``z``.
+    """The activated map, in the dtype of ``z``, which may be overwritten if ``inplace``.
 
-    Args:
-        z: Map (B, C, H, W).
-        act: A key of ``ACTIVATIONS``.
-        scalars: Learnable scalars: scale (1,) and bias (1,) of StarReLU; others have none.
-        inplace: Whether ``z`` may be overwritten.
+    ``act`` is one of ``ACTIVATIONS``, and ``scalars`` are the learnable scale (1,) and bias (1,) of
+    StarReLU; others have none.
     """
-    return ACTIVATIONS[act].forward(z, scalars, inplace)
+    if act == "identity":
+        return z
+    if act == "gelu":
+        return aten.gelu_(z) if inplace else F.gelu(z)
+    if act == "silu":
+        return F.silu(z, inplace)
+    if act == "relu":
+        return F.relu(z, inplace)
+    rectified = F.relu(z.to(accumulation_dtype(z.dtype)), inplace)
+    if act == "squared_relu":
+        return (rectified.mul_(rectified) if inplace else rectified * rectified).to(z.dtype)
+    scale, bias = scalars
+    return torch.addcmul(bias.to(rectified.dtype), rectified, rectified * scale).to(z.dtype)
 
 
 def activate_backward(
@@ -305,5 +229,18 @@ def activate_backward(
 ) -> tuple[Tensor, Tensor, Scalars]:
     """Gradient of :func:`activate` by ``z``, the activated map, and the gradients by the scalars.
     ``grad`` may be overwritten: new memory is not free."""
-    grad_z, grad_scalars = ACTIVATIONS[act].backward(grad, z, scalars)
-    return grad_z, activate(z, act, scalars), grad_scalars
+    grad_scalars: Scalars = ()
+    if act == "gelu":
+        aten.gelu_backward.grad_input(grad, z, grad_input=grad)
+    elif act == "silu":
+        aten.silu_backward.grad_input(grad, z, grad_input=grad)
+    elif act == "relu":
+        grad.mul_(z > 0)
+    elif act != "identity":
+        rectified = F.relu(z.to(accumulation_dtype(z.dtype)))
+        slope = rectified * grad
+        if act == "star_relu":
+            grad_bias = grad.sum(dtype=rectified.dtype).view(1)
+            grad_scalars = rectified.mul_(slope).sum().view(1), grad_bias
+        grad = slope.mul_(2 * scalars[0] if act == "star_relu" else 2).to(grad.dtype)
+    return grad, activate(z, act, scalars), grad_scalars

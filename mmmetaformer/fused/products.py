@@ -8,6 +8,7 @@ biases are new memory and, but for depthwise kernels, in at least float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def pointwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The gradient by ``x``, of which only size, dtype and memory format count."""
     if has_fast_products(grad):
         return from_rows(_linear(to_rows(grad), weight.flatten(1).to(grad.dtype).t(), None))
-    return _same_size_gradient(grad, x, _kernel(weight, grad), by_input=True)
+    return _same_size_gradient(grad, x, weight, by_input=True)
 
 
 def pointwise_gradients(
@@ -36,32 +37,31 @@ def pointwise_gradients(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients by the weight, (K, C), and by the bias, (K,)."""
     if has_fast_products(grad, x):
-        grad_weight = _product_over_positions(grad, x)
-    else:
-        grad_weight = _same_size_gradient(grad, x, _kernel(weight, x), by_input=False).flatten(1)
-        grad_weight = grad_weight.to(accumulation_dtype(grad_weight.dtype))
-    return grad_weight, bias_gradient(grad, bias)
+        return _product_over_positions(grad, x), bias_gradient(grad, bias)
+    grad_weight = _same_size_gradient(grad, x, weight, by_input=False).flatten(1)
+    return grad_weight.to(accumulation_dtype(grad_weight.dtype)), bias_gradient(grad, bias)
 
 
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The depthwise convolution with kernels (C, 1, k, k) that keeps the size."""
+def depthwise(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The depthwise convolution with kernels (C, 1, k, k) that keeps the size; ``x`` without."""
+    if weight is None:
+        return x
     padding, groups = weight.shape[-1] // 2, weight.shape[0]
     # The backward pass may run inside of autocast when the forward pass did not.
     with torch.autocast(x.device.type, enabled=False):
         return F.conv2d(x, weight.to(x.dtype), cast_like(bias, x), padding=padding, groups=groups)
 
 
-def depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
     """The gradient by ``x``, of which only size, dtype and memory format count."""
-    return _same_size_gradient(grad, x, weight.to(grad.dtype), by_input=True)
+    return grad if weight is None else _same_size_gradient(grad, x, weight, by_input=True)
 
 
 def depthwise_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients by the kernels, in the dtype of ``x``, and by the bias, (C,)."""
-    grad_weight = _same_size_gradient(grad, x, weight.to(x.dtype), by_input=False)
-    return grad_weight, bias_gradient(grad, bias)
+    return _same_size_gradient(grad, x, weight, by_input=False), bias_gradient(grad, bias)
 
 
 def bias_gradient(grad: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -74,16 +74,15 @@ def convolution_gradients(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
+    needs: tuple[bool, bool],
     stride: Sequence[int],
     padding: Sequence[int],
-    needs: tuple[bool, bool],
     groups: int = 1,
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients by ``x`` and by the weight, those that are needed."""
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+) -> Any:
+    """The gradients by ``x`` and by the weight; None for one that is not needed."""
+    return torch.ops.aten.convolution_backward(
         grad, x, weight, None, stride, padding, [1, 1], False, [0, 0], groups, [*needs, False]
-    )
-    return grad_x, grad_weight
+    )[:2]
 
 
 def windowed_weight_gradient(
@@ -101,17 +100,15 @@ def windowed_weight_gradient(
 
 def _same_size_gradient(grad: Tensor, x: Tensor, weight: Tensor, by_input: bool) -> Tensor:
     """The gradient by ``x`` or by the weight of a convolution that keeps the size."""
-    padding, groups = [weight.shape[-1] // 2] * 2, x.shape[1] // weight.shape[1]
-    gradients = convolution_gradients(
-        grad, x, weight, [1, 1], padding, (by_input, not by_input), groups
-    )
-    gradient = gradients[0 if by_input else 1]
-    assert gradient is not None
-    return gradient
+    kernel = _kernel(weight, x)
+    padding, groups = [kernel.shape[-1] // 2] * 2, x.shape[1] // kernel.shape[1]
+    needs = by_input, not by_input
+    return convolution_gradients(grad, x, kernel, needs, [1, 1], padding, groups)[not by_input]
 
 
 def _kernel(weight: Tensor, like: Tensor) -> Tensor:
-    return weight.to(like.dtype).view(*weight.shape[:2], 1, 1)
+    """The weight as (K, C, height, width), in the dtype of ``like``."""
+    return (weight if weight.dim() == 4 else weight[..., None, None]).to(like.dtype)
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -9,8 +9,7 @@ map it scales is not kept. None of these functions can be differentiated twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,19 +28,17 @@ from .maps import (
     per_channel,
     per_image,
 )
-from .norms import NORMS, Gradients
-from .primitives import Implementation, Scalars, find_implementation
+from .norms import AffineNorm, Gradients
+from .primitives import Scalars
 
 # The largest map of an image that is kept, in values: for images of 512x512, PoolFormer-S12 keeps
-# those of its second stage and of later ones.
+# those of its second stage and of later ones. Few blocks, early in a network, have larger ones,
+# which would be most of the memory that the network keeps.
 _SMALL = 2**19
 
 # Maps of at least this many bytes are taken in parts of about that many on the CPU: intermediate
 # results then stay in the cache and take no new pages of memory.
 _LARGE, _PART = 2**23, 2**21
-
-
-NamedGradients = dict[str, Tensor | None]
 
 
 class PoolTensors(NamedTuple):
@@ -64,11 +61,12 @@ class PoolTensors(NamedTuple):
         """``drop * rstd``, (B,)."""
         return rstd if self.drop is None else rstd * self.drop
 
-
-def _promoted(dtype: torch.dtype, *tensors: Tensor | None) -> torch.dtype:
-    for tensor in tensors:
-        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    def arguments(self, x: Tensor, rstd: Tensor, pool_size: int) -> tuple[Any, ...]:
+        """The arguments of the primitive ``pool_residual``."""
+        # On the CPU, GroupNorm gives the dtype of its map, under CUDA's autocast that of gamma.
+        gamma = self.gamma if x.is_cuda else None
+        dtype = _promoted(x.dtype, gamma, self.layer_scale, self.identity)
+        return x, self.factor(rstd), self.identity, pool_size, dtype
 
 
 class PoolResidual(Function):
@@ -80,55 +78,33 @@ class PoolResidual(Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, eps: float, pool_size: int, implementation: str, *tensors: Any
-    ) -> Tensor:
-        ops = find_implementation(implementation)
-        mean, rstd = ops.moments(x, eps)
+    def forward(ctx: Any, x: Tensor, norm: AffineNorm, pool_size: int, *tensors: Any) -> Tensor:
+        mean, rstd = norm.ops.moments(x, norm.eps)
         ctx.save_for_backward(x, mean, rstd, *tensors)
-        ctx.settings = pool_size, implementation
-        return ops.pool_residual(x, *_pool_arguments(x, rstd, pool_size, PoolTensors(*tensors)))
+        ctx.settings = norm, pool_size
+        return norm.ops.pool_residual(*PoolTensors(*tensors).arguments(x, rstd, pool_size))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, mean, rstd, *tensors = ctx.saved_tensors
-        pool_size, implementation = ctx.settings
-        ops = find_implementation(implementation)
-        grad_x, *gradients = _pool_gradients(
-            grad, x, mean, rstd, pool_size, PoolTensors(*tensors), ops
-        )
-        return grad_x, None, None, None, *gradients
-
-
-def _pool_arguments(
-    x: Tensor, rstd: Tensor, pool_size: int, tensors: PoolTensors
-) -> tuple[Tensor, Tensor | None, int, torch.dtype]:
-    """The arguments of the primitive ``pool_residual`` after its map."""
-    # On the CPU, GroupNorm gives the dtype of its map, under CUDA's autocast that of gamma.
-    gamma = tensors.gamma if x.is_cuda else None
-    dtype = _promoted(x.dtype, gamma, tensors.layer_scale, tensors.identity)
-    return tensors.factor(rstd), tensors.identity, pool_size, dtype
+        x, mean, rstd, *tensors = ctx.saved_tensors  # checkpoints hand them out only once
+        return _pool_gradients(grad, (x, mean, rstd), PoolTensors(*tensors), *ctx.settings)
 
 
 def _pool_gradients(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    pool_size: int,
-    tensors: PoolTensors,
-    ops: Implementation,
+    grad: Tensor, saved: Sequence[Tensor], tensors: PoolTensors, norm: AffineNorm, pool_size: int
 ) -> Gradients:
-    """Gradients by x and by the tensors."""
+    """Gradients by the arguments of :class:`PoolResidual`."""
+    x, mean, rstd = saved
     gamma, beta, layer_scale, identity, _ = tensors
-    grad_x, grad_factor, grad_identity = ops.pool_residual_backward(
+    grad_x, grad_factor, grad_identity = norm.ops.pool_residual_backward(
         match_format(grad, x), x, mean, rstd, tensors.factor(rstd), identity, pool_size
     )
     grad_scale = (grad_factor * tensors.drop_rstd(rstd)[:, None]).sum(0)  # gamma * layer_scale
+    grad_gamma = grad_scale if layer_scale is None else grad_scale * layer_scale
     return (
-        grad_x,
-        gradient_like(gamma, grad_scale if layer_scale is None else grad_scale * layer_scale),
+        *(grad_x, None, None),
+        gradient_like(gamma, grad_gamma),
         None if beta is None else torch.zeros_like(beta),
         gradient_like(layer_scale, grad_scale * gamma),
         gradient_like(identity, grad_identity),
@@ -136,54 +112,31 @@ def _pool_gradients(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # not a tuple, which torch would take apart
 class BranchSettings:
-    """Settings of :class:`Branch`.
+    """Settings of :class:`Branch`."""
 
-    Attributes:
-        norm: A key of ``NORMS``.
-        eps: The norm's.
-        act: Name of the activation.
-        residual: Whether there is an identity path.
-        differentiable: Whether a backward pass may follow.
-        implementation: Name of the implementation of the primitives.
-    """
-
-    norm: str
-    eps: float
-    act: str
-    residual: bool
-    differentiable: bool
-    implementation: str
+    norm: AffineNorm  # with the implementation of all primitives
+    act: str  # one of ``primitives.ACTIVATIONS``
+    residual: bool  # whether there is an identity path
+    differentiable: bool  # whether a backward pass may follow
 
 
 class BranchTensors(NamedTuple):
-    """Tensors of :class:`Branch`; those that are left out are None.
+    """Tensors of :class:`Branch`; those that are left out are None."""
 
-    Attributes:
-        gamma, beta: Factor and bias of the norm, (C,).
-        weight, bias: First linear map, (K, C) or (K, C, 1, 1), and (K,).
-        depthwise, depthwise_bias: Kernels (K, 1, k, k) of a convolution that keeps the size, and
-            (K,).
-        weight2, bias2: Second linear map, (C, K) or (C, K, 1, 1), and (C,).
-        layer_scale: (C,).
-        identity: Factor of the identity path, (C,); None for one.
-        drop: Factor that drop path multiplies each image's branch by, (B,).
-        act_scale, act_bias: Learnable scalars of the activation, (1,).
-    """
-
-    gamma: Tensor | None
-    beta: Tensor | None
-    weight: Tensor
-    bias: Tensor | None
-    depthwise: Tensor | None
-    depthwise_bias: Tensor | None
-    weight2: Tensor
-    bias2: Tensor | None
-    layer_scale: Tensor | None
-    identity: Tensor | None
-    drop: Tensor | None
-    act_scale: Tensor | None
+    gamma: Tensor | None  # factor of the norm, (C,)
+    beta: Tensor | None  # bias of the norm, (C,)
+    weight: Tensor  # of the first linear map, (K, C) or (K, C, 1, 1)
+    bias: Tensor | None  # (K,)
+    depthwise: Tensor | None  # kernels of a convolution that keeps the size, (K, 1, k, k)
+    depthwise_bias: Tensor | None  # (K,)
+    weight2: Tensor  # of the second linear map, (C, K) or (C, K, 1, 1)
+    bias2: Tensor | None  # (C,)
+    layer_scale: Tensor | None  # (C,)
+    identity: Tensor | None  # factor of the identity path, (C,); None for one
+    drop: Tensor | None  # factor that drop path multiplies each image's branch by, (B,)
+    act_scale: Tensor | None  # learnable scalars of the activation, (1,)
     act_bias: Tensor | None
 
     @property
@@ -216,20 +169,49 @@ class Branch(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, *rest = ctx.saved_tensors
-        tensors, saved = rest[:_COUNT], rest[_COUNT:]
-        needs_x, _, *needs = ctx.needs_input_grad
-        backward = _BranchBackward(ctx.settings, BranchTensors(*tensors), _names(needs_x, *needs))
-        grad_x, *gradients = backward.gradients(grad, x, *saved)
-        return grad_x, None, *gradients
+        x, *saved = ctx.saved_tensors
+        return _branch_gradients(grad, x, ctx.settings, ctx.needs_input_grad, saved)
 
 
-_COUNT = len(BranchTensors._fields)
+class PoolResidualBranch(Function):
+    """:class:`PoolResidual`, then :class:`Branch`; keeps ``x``, ``z`` and, where that is small, the
+    map ``y`` between both. Otherwise it pools once more in the backward pass.
+
+    The arguments are those of :class:`PoolResidual`, then those of :class:`Branch` but ``x``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: AffineNorm, pool_size: int, *rest: Any) -> Tensor:
+        pool, settings = PoolTensors(*rest[:_POOL_COUNT]), rest[_POOL_COUNT]
+        tensors = BranchTensors(*rest[_POOL_COUNT + 1 :])
+        mean, rstd = norm.ops.moments(x, norm.eps)
+        arguments = pool.arguments(x, rstd, pool_size)
+        statistics: Sequence[Tensor] = ()
+        if settings.norm.of_images:
+            y, *statistics = norm.ops.pool_residual_moments(*arguments, settings.norm.eps)
+        else:
+            y = norm.ops.pool_residual(*arguments)
+        result, saved = _branch_forward(y, settings, tensors, statistics)
+        kept = y if y.shape[1:].numel() <= _SMALL else None
+        ctx.save_for_backward(kept, x, mean, rstd, *pool, *tensors, *saved)
+        ctx.settings = norm, pool_size, settings
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        y, x, mean, rstd, *saved = ctx.saved_tensors
+        norm, pool_size, settings = ctx.settings
+        pool = PoolTensors(*saved[:_POOL_COUNT])
+        if y is None:
+            y = norm.ops.pool_residual(*pool.arguments(x, rstd, pool_size))
+        grad_y, *gradients = _branch_gradients(
+            grad, y, settings, ctx.needs_input_grad, saved[_POOL_COUNT:]
+        )
+        return *_pool_gradients(grad_y, (x, mean, rstd), pool, norm, pool_size), *gradients
 
 
-def _names(*needs: bool) -> set[str]:
-    """Names of x and the tensors, those that need a gradient."""
-    return {name for name, need in zip(("x", *BranchTensors._fields), needs, strict=True) if need}
+_COUNT, _POOL_COUNT = len(BranchTensors._fields), len(PoolTensors._fields)
 
 
 def _branch_forward(
@@ -242,170 +224,121 @@ def _branch_forward(
 
     ``statistics`` are mean and rstd where they are known.
     """
-    ops = find_implementation(settings.implementation)
-    norm = NORMS[settings.norm](tensors.gamma, tensors.beta, ops)
+    norm, differentiable = settings.norm, settings.differentiable
     dtype = compute_dtype(x, tensors.weight)
-    if statistics:
-        mean, rstd = statistics
-        n = norm.normalize(x, mean, rstd, dtype)
-    else:
-        n, mean, rstd = norm.forward(x, settings.eps, dtype)
-    saved = [mean, rstd]
+    n, *saved = norm.forward(x, tensors.gamma, tensors.beta, dtype, statistics)
     branch_dtype = _promoted(dtype, tensors.layer_scale)
     factor = tensors.factor(branch_dtype)
 
     def run(n: Tensor, x: Tensor, factor: Tensor | None) -> Tensor:
         z = products.pointwise(n, tensors.weight, tensors.bias)
-        if settings.differentiable:
+        if differentiable:
             saved.append(z)
-        hidden = ops.activate(z, settings.act, tensors.scalars, not settings.differentiable)
-        if tensors.depthwise is not None:
-            hidden = products.depthwise(hidden, tensors.depthwise, tensors.depthwise_bias)
+        hidden = norm.ops.activate(z, settings.act, tensors.scalars, not differentiable)
+        hidden = products.depthwise(hidden, tensors.depthwise, tensors.depthwise_bias)
         branch = products.pointwise(hidden, tensors.weight2, tensors.bias2).to(branch_dtype)
-        return _add_identity(branch, factor, x if settings.residual else None, tensors.identity)
+        if not settings.residual:
+            # The branch may be a view, and views that a Function returns cannot change in place.
+            return branch.clone() if factor is None else branch * factor
+        if tensors.identity is not None:
+            x = x * per_channel(tensors.identity)
+        return x + branch if factor is None else torch.addcmul(x, branch, factor)
 
-    if not _is_taken_in_parts(n, tensors):
+    parts = _parts(n, tensors)
+    if not parts:
         return run(n, x, factor), saved
     identity_path = (x, tensors.identity) if settings.residual else ()
     result = torch.empty_like(n, dtype=_promoted(branch_dtype, *identity_path))
-    for image, (n_part, x_part, result_part) in _parts(len(tensors.weight), n, x, result):
-        result_part.copy_(run(n_part, x_part, _factor_of_image(factor, image)))
+    for part in parts:
+        result[part] = run(n[part], x[part], _of_part(factor, part))
     return result, saved
 
 
-def _add_identity(
-    branch: Tensor, factor: Tensor | None, x: Tensor | None, identity: Tensor | None
-) -> Tensor:
-    """``identity * x + factor * branch``; new memory."""
-    if x is None:
-        # The branch may be a view, and views that a Function returns cannot change in place.
-        return branch.clone() if factor is None else branch * factor
-    if identity is not None:
-        x = x * per_channel(identity)
-    return x + branch if factor is None else torch.addcmul(x, branch, factor)
+def _branch_gradients(
+    grad: Tensor,
+    x: Tensor,
+    settings: BranchSettings,
+    needs_input_grad: Sequence[bool],
+    saved: Sequence[Tensor],
+) -> Gradients:
+    """Gradients by the arguments of :class:`Branch`, the last of those that ``needs_input_grad`` is
+    of. ``saved`` are the tensors, mean, rstd and all parts of ``z``."""
+    tensors = BranchTensors(*saved[:_COUNT])
+    needs = BranchTensors._make(needs_input_grad[-_COUNT:])  # a bool for each tensor
+    mean, rstd, *z_parts = saved[_COUNT:]
+    norm, dtype = settings.norm, z_parts[0].dtype
+    grad = match_format(grad, x)
+    n = norm.normalize(x, mean, rstd, tensors.gamma, tensors.beta, dtype)
+    unit = _unit(tensors.layer_scale, dtype)
+    factor = tensors.factor(accumulation_dtype(dtype))
+    unscaled = tensors._replace(layer_scale=unit).factor(accumulation_dtype(dtype))
 
-
-@dataclass(frozen=True)
-class _BranchBackward:
-    """The backward pass of :class:`Branch`. Gradients are dicts by the names of the tensors.
-
-    Attributes:
-        settings, tensors: As in the forward pass.
-        needed: Names of the tensors that need a gradient, and ``"x"``.
-    """
-
-    settings: BranchSettings
-    tensors: BranchTensors
-    needed: AbstractSet[str]
-
-    def _needs(self, *names: str) -> bool:
-        return not self.needed.isdisjoint(names)
-
-    @property
-    def _needs_norm(self) -> bool:
-        return self._needs("x", "gamma", "beta")
-
-    def gradients(
-        self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, *z_parts: Tensor
-    ) -> Gradients:
-        """Gradients by x and by the tensors, those that are needed."""
-        tensors, settings, dtype = self.tensors, self.settings, z_parts[0].dtype
-        ops = find_implementation(settings.implementation)
-        norm = NORMS[settings.norm](tensors.gamma, tensors.beta, ops)
-        grad = match_format(grad, x)
-        unit = _unit(tensors.layer_scale, dtype)
-        n = norm.normalize(x, mean, rstd, dtype)
-        grad_n, gradients = self._linear_gradients(n, grad, z_parts, unit)
-        if tensors.layer_scale is not None and self._needs("weight2", "bias2", "layer_scale"):
-            self._apply_layer_scale(gradients, tensors.layer_scale, unit)
-        grad_x = None
-        if grad_n is not None:
-            grad_x, gradients["gamma"], gradients["beta"] = norm.backward(grad_n, x, mean, rstd)
-        if settings.residual and tensors.identity is not None:
-            gradients["identity"] = (grad * x).sum((0, 2, 3))
-        if settings.residual and "x" in self.needed:
-            assert grad_x is not None
-            identity = tensors.identity
-            grad_x.add_(grad if identity is None else grad * per_channel(identity))
-        pairs = zip(BranchTensors._fields, tensors, strict=True)
-        return grad_x, *(gradient_like(tensor, gradients.get(name)) for name, tensor in pairs)
-
-    def _linear_gradients(
-        self, n: Tensor, grad: Tensor, z_parts: Sequence[Tensor], unit: Tensor | None
-    ) -> tuple[Tensor | None, NamedGradients]:
-        """Gradients by ``n`` and by the tensors between norm and LayerScale, in as many parts as
-        the forward pass had."""
-        tensors = self.tensors
-        factor = tensors.factor(accumulation_dtype(z_parts[0].dtype))
-        unscaled = tensors.drop  # the factor without LayerScale, but in its unit
-        if unit is not None:
-            unscaled = unit.expand(len(n)) if unscaled is None else unscaled * unit
-        factors = factor, None if unscaled is None else per_image(unscaled)
-        if len(z_parts) == 1:
-            return self._gradients_of_part(n, grad, z_parts[0], *factors)
-        grad_n, sums = torch.empty_like(n), NamedGradients()
-        parts = _parts(len(tensors.weight), n, grad, grad_n)
-        for z, (image, (n_part, grad_part, grad_n_part)) in zip(z_parts, parts, strict=True):
-            factors_of_image = (_factor_of_image(each, image) for each in factors)
-            part_grad_n, addends = self._gradients_of_part(n_part, grad_part, z, *factors_of_image)
-            if part_grad_n is not None:
-                grad_n_part.copy_(part_grad_n)
-            for name, addend in addends.items():
-                total = sums.get(name)
-                sums[name] = addend if total is None or addend is None else total.add_(addend)
-        return grad_n if self._needs_norm else None, sums
-
-    def _gradients_of_part(
-        self, n: Tensor, grad: Tensor, z: Tensor, factor: Tensor | None, unscaled: Tensor | None
-    ) -> tuple[Tensor | None, NamedGradients]:
-        """Gradients by a part of ``n`` and, in new memory, by the tensors. For those by ``weight2``
-        and ``bias2`` the branch has the factor ``unscaled``."""
-        tensors, dtype = self.tensors, z.dtype
-        ops = find_implementation(self.settings.implementation)
+    def run(
+        n: Tensor, grad: Tensor, z: Tensor, factor: Tensor | None, unscaled: Tensor | None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Gradients by ``n`` and, in new memory, by the tensors between norm and LayerScale. For
+        those by ``weight2`` and ``bias2`` the branch has the factor ``unscaled``."""
         grad_branch = _times(grad, factor, dtype)
         grad_last = grad_branch if tensors.layer_scale is None else _times(grad, unscaled, dtype)
         grad_inner = products.pointwise_input_gradient(grad_branch, z, tensors.weight2)
-        grad_hidden = grad_inner
-        if tensors.depthwise is not None:
-            grad_hidden = products.depthwise_input_gradient(grad_inner, z, tensors.depthwise)
-        grad_z, hidden, grad_scalars = ops.activate_backward(
-            grad_hidden, z, self.settings.act, tensors.scalars
+        grad_hidden = products.depthwise_input_gradient(grad_inner, z, tensors.depthwise)
+        grad_z, hidden, grad_scalars = norm.ops.activate_backward(
+            grad_hidden, z, settings.act, tensors.scalars
         )
-        gradients: NamedGradients = dict(zip(("act_scale", "act_bias"), grad_scalars, strict=False))
-        if tensors.depthwise is not None and self._needs("depthwise", "depthwise_bias"):
-            gradients["depthwise"], gradients["depthwise_bias"] = products.depthwise_gradients(
+        grads = dict(zip(("act_scale", "act_bias"), grad_scalars, strict=False))
+        if tensors.depthwise is not None and (needs.depthwise or needs.depthwise_bias):
+            grads["depthwise"], grads["depthwise_bias"] = products.depthwise_gradients(
                 grad_inner, hidden, tensors.depthwise, tensors.depthwise_bias
             )
-        if self._needs("weight2", "bias2", "layer_scale"):
-            inner = hidden
-            if tensors.depthwise is not None:
-                inner = products.depthwise(hidden, tensors.depthwise, tensors.depthwise_bias)
-            gradients["weight2"], gradients["bias2"] = products.pointwise_gradients(
+        if needs.weight2 or needs.bias2 or needs.layer_scale:
+            inner = products.depthwise(hidden, tensors.depthwise, tensors.depthwise_bias)
+            grads["weight2"], grads["bias2"] = products.pointwise_gradients(
                 grad_last, inner, tensors.weight2, tensors.bias2
             )
-        if self._needs("weight", "bias"):
-            gradients["weight"], gradients["bias"] = products.pointwise_gradients(
+        if needs.weight or needs.bias:
+            grads["weight"], grads["bias"] = products.pointwise_gradients(
                 grad_z, n, tensors.weight, tensors.bias
             )
-        if not self._needs_norm:
-            return None, gradients
-        return products.pointwise_input_gradient(grad_z, n, tensors.weight), gradients
+        return products.pointwise_input_gradient(grad_z, n, tensors.weight), grads
 
-    def _apply_layer_scale(
-        self, gradients: NamedGradients, scale: Tensor, unit: Tensor | None
-    ) -> None:
-        """Multiply the gradients by ``weight2`` and ``bias2`` by LayerScale, and add its own."""
-        weight2, bias2 = self.tensors.weight2, self.tensors.bias2
-        grad_weight2, grad_bias2 = gradients["weight2"], gradients["bias2"]
-        assert grad_weight2 is not None
-        grad_scale = (grad_weight2 * weight2.flatten(1)).sum(1)
-        if bias2 is not None and grad_bias2 is not None:
-            grad_scale = grad_scale + grad_bias2 * bias2
-        if unit is not None:
-            scale, grad_scale = scale / unit, grad_scale / unit
-        grad_weight2.mul_(scale[:, None])
-        gradients["bias2"] = None if grad_bias2 is None else grad_bias2 * scale
-        gradients["layer_scale"] = grad_scale
+    if len(z_parts) == 1:
+        grad_n, gradients = run(n, grad, z_parts[0], factor, unscaled)
+    else:
+        grad_n, gradients = torch.empty_like(n), {}
+        for z, part in zip(z_parts, _parts(n, tensors), strict=True):
+            factors = _of_part(factor, part), _of_part(unscaled, part)
+            grad_n[part], addends = run(n[part], grad[part], z, *factors)
+            for name, addend in addends.items():
+                total = gradients.get(name)
+                gradients[name] = addend if total is None else total.add_(addend)
+    _apply_layer_scale(gradients, tensors, unit)
+    grad_x, gradients["gamma"], gradients["beta"] = norm.backward(
+        grad_n, x, mean, rstd, tensors.gamma, tensors.beta
+    )
+    if settings.residual:
+        scale = tensors.identity
+        gradients["identity"] = None if scale is None else (grad * x).sum((0, 2, 3))
+        grad_x.add_(grad if scale is None else grad * per_channel(scale))
+    named = tensors._asdict().items()
+    return grad_x, None, *(gradient_like(tensor, gradients.get(name)) for name, tensor in named)
+
+
+def _apply_layer_scale(
+    gradients: dict[str, Any], tensors: BranchTensors, unit: Tensor | None
+) -> None:
+    """Multiply the gradients by ``weight2`` and ``bias2`` by LayerScale, and add its own."""
+    scale, bias2 = tensors.layer_scale, tensors.bias2
+    grad_weight2, grad_bias2 = gradients.get("weight2"), gradients.get("bias2")
+    if scale is None or grad_weight2 is None:
+        return
+    grad_scale = (grad_weight2 * tensors.weight2.flatten(1)).sum(1)
+    if bias2 is not None and grad_bias2 is not None:
+        grad_scale = grad_scale + grad_bias2 * bias2
+    if unit is not None:
+        scale, grad_scale = scale / unit, grad_scale / unit
+    grad_weight2.mul_(scale[:, None])
+    gradients["bias2"] = None if grad_bias2 is None else grad_bias2 * scale
+    gradients["layer_scale"] = grad_scale
 
 
 def _unit(layer_scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -414,87 +347,36 @@ def _unit(layer_scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if layer_scale is None or dtype != torch.float16:
         return None
     largest = layer_scale.abs().amax()
-    return torch.where(largest > 0, largest, torch.ones_like(largest))
+    return largest + (largest == 0)
 
 
 def _times(grad: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
     return (grad if factor is None else grad * factor).to(dtype)
 
 
-def _factor_of_image(factor: Tensor | None, image: int) -> Tensor | None:
-    """The part for an image of a factor (B or 1, ...)."""
-    return factor if factor is None or len(factor) == 1 else factor[image : image + 1]
+def _promoted(dtype: torch.dtype, *tensors: Tensor | None) -> torch.dtype:
+    for tensor in tensors:
+        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
-def _is_taken_in_parts(n: Tensor, tensors: BranchTensors) -> bool:
-    size = n[:, :1].numel() * len(tensors.weight) * n.element_size()
-    return (
-        tensors.depthwise is None
-        and n.device.type == "cpu"
-        and size >= _LARGE
-        and size > len(n) * _PART  # products of small images one by one are slow
-        and is_channels_last(n)
-    )
+def _parts(n: Tensor, tensors: BranchTensors) -> list[tuple[slice, ...]]:
+    """Indices of a map, each of some rows of an image, so many that ``z`` takes about ``_PART``
+    bytes; none for a map that is taken at once."""
+    height, size = n.shape[2], n[:, :1].numel() * len(tensors.weight) * n.element_size()
+    # Products of small images one by one are slow.
+    if size < _LARGE or size <= len(n) * _PART or n.device.type != "cpu":
+        return []
+    if tensors.depthwise is not None or not is_channels_last(n):
+        return []
+    rows = math.ceil(height / math.ceil(size / len(n) / _PART))
+    return [
+        (slice(image, image + 1), slice(None), slice(top, top + rows))
+        for image in range(len(n))
+        for top in range(0, height, rows)
+    ]
 
 
-def _parts(channels: int, *maps: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """The index of an image and some rows of it in each of the maps, which are of one size. The
-    number of rows is such that a map of ``channels`` takes about ``_PART`` bytes."""
-    count = math.ceil(maps[0][0, 0].numel() * channels * maps[0].element_size() / _PART)
-    rows = math.ceil(maps[0].shape[2] / count)
-    for index, images in enumerate(zip(*(x.split(1) for x in maps), strict=True)):
-        for parts in zip(*(image.split(rows, 2) for image in images), strict=True):
-            yield index, parts
-
-
-class PoolResidualBranch(Function):
-    """:class:`PoolResidual`, then :class:`Branch`; keeps ``x``, ``z`` and, where that is small, the
-    map ``y`` between both. Otherwise it pools once more in the backward pass.
-
-    The tensors are :class:`PoolTensors`, then :class:`BranchTensors`.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, eps: float, pool_size: int, settings: BranchSettings, *tensors: Any
-    ) -> Tensor:
-        ops = find_implementation(settings.implementation)
-        pool = PoolTensors(*tensors[:_POOL_COUNT])
-        mean, rstd = ops.moments(x, eps)
-        arguments = _pool_arguments(x, rstd, pool_size, pool)
-        statistics: Sequence[Tensor] = ()
-        if settings.norm == "image":
-            y, *statistics = ops.pool_residual_moments(x, *arguments, settings.eps)
-        else:
-            y = ops.pool_residual(x, *arguments)
-        result, saved = _branch_forward(
-            y, settings, BranchTensors(*tensors[_POOL_COUNT:]), statistics
-        )
-        ctx.save_for_backward(y if _is_small(y) else None, x, mean, rstd, *tensors, *saved)
-        ctx.settings = pool_size, settings
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
-        y, x, mean, rstd, *rest = ctx.saved_tensors
-        pool, rest = PoolTensors(*rest[:_POOL_COUNT]), rest[_POOL_COUNT:]
-        tensors, saved = BranchTensors(*rest[:_COUNT]), rest[_COUNT:]
-        pool_size, settings = ctx.settings
-        ops = find_implementation(settings.implementation)
-        if y is None:
-            y = ops.pool_residual(x, *_pool_arguments(x, rstd, pool_size, pool))
-        needed = _names(True, *ctx.needs_input_grad[-_COUNT:])
-        grad_y, *gradients = _BranchBackward(settings, tensors, needed).gradients(grad, y, *saved)
-        assert grad_y is not None
-        grad_x, *pool_gradients = _pool_gradients(grad_y, x, mean, rstd, pool_size, pool, ops)
-        return grad_x, None, None, None, *pool_gradients, *gradients
-
-
-_POOL_COUNT = len(PoolTensors._fields)
-
-
-def _is_small(x: Tensor) -> bool:
-    """Whether a map is kept. Few blocks, early in a network, have larger ones, which would be most
-    of the memory that the network keeps."""
-    return x.shape[1:].numel() <= _SMALL
+def _of_part(factor: Tensor | None, part: tuple[slice, ...]) -> Tensor | None:
+    """What a factor (B or 1, ...) is for one of the parts."""
+    return factor if factor is None or len(factor) == 1 else factor[part[0]]

@@ -11,9 +11,10 @@ from mmmetaformer.fused.functions import (
     Convolution,
     Norm,
     NormLinear,
-    has_fast_convolution,
 )
-from mmmetaformer.fused.primitives import ACTIVATIONS
+from mmmetaformer.fused.maps import has_fast_products
+from mmmetaformer.fused.norms import AffineNorm
+from mmmetaformer.fused.primitives import ACTIVATIONS, find_implementation
 from mmmetaformer.fused.residual_functions import (
     Branch,
     BranchSettings,
@@ -23,6 +24,10 @@ from mmmetaformer.fused.residual_functions import (
 )
 
 SHAPE = (2, 3, 4, 5)
+NORMS = {
+    name: AffineNorm(name == "image", 1e-5, find_implementation("torch"))
+    for name in ("image", "position")
+}
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -48,36 +53,36 @@ def test_pool_residual(layout, full, pool_size):
     layer_scale, identity = (leaf(3) if full else None for _ in range(2))
     # The bias cancels, which is exact: its gradient is checked in test_blocks.
     tensors = PoolTensors(leaf(3), None, layer_scale, identity, drop)
-    gradcheck(PoolResidual.apply, (image(layout), 1e-5, pool_size, "torch", *tensors))
+    gradcheck(PoolResidual.apply, (image(layout), NORMS["image"], pool_size, *tensors))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("norm", ["image", "position"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("full", [True, False])
 def test_norm_linear(layout, norm, full):
     gamma, beta, bias = (leaf(size) if full else None for size in (3, 3, 4))
-    gradcheck(NormLinear.apply, (image(layout), gamma, beta, leaf(4, 3), bias, norm, 1e-5, "torch"))
+    gradcheck(NormLinear.apply, (image(layout), gamma, beta, leaf(4, 3), bias, NORMS[norm]))
 
 
-@pytest.mark.parametrize("norm", ["image", "position"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("full", [True, False])
 def test_norm(norm, full):
     gamma, beta = (leaf(3) if full else None for _ in range(2))
-    gradcheck(Norm.apply, (image(torch.channels_last), gamma, beta, norm, 1e-5, "torch"))
+    gradcheck(Norm.apply, (image(torch.channels_last), gamma, beta, NORMS[norm]))
 
 
-@pytest.mark.parametrize("norm", ["image", "position"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("size", [(1, 1), (4, 5)])
 def test_the_result_of_a_norm_may_be_changed_in_place(norm, size):
     x = torch.randn(2, 3, *size, dtype=torch.double).contiguous(memory_format=torch.channels_last)
-    y = Norm.apply(x.requires_grad_(), leaf(3), None, norm, 1e-5, "torch")
+    y = Norm.apply(x.requires_grad_(), leaf(3), None, NORMS[norm])
     assert y.is_contiguous()
     y.mul_(2).square().sum().backward()
 
 
 def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image", **changes):
     """The arguments of ``Branch`` after its map of 3 channels."""
-    settings = dict(norm=norm, eps=1e-5, act=act, residual=True, differentiable=True)
+    settings = dict(norm=NORMS[norm], act=act, residual=True, differentiable=True)
     tensors = dict.fromkeys(BranchTensors._fields)
     tensors.update(weight=leaf(4, 3), weight2=leaf(3, 4))
     if act == "star_relu":
@@ -90,7 +95,7 @@ def branch_arguments(act: str, depthwise: bool, full: bool, norm: str = "image",
         tensors["drop"] = torch.tensor([2.0, 0.5], dtype=torch.double)
         tensors["depthwise_bias"] = leaf(4) if depthwise else None
     settings.update(changes)
-    return BranchSettings(**settings, implementation="torch"), *BranchTensors(**tensors)
+    return BranchSettings(**settings), *BranchTensors(**tensors)
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -171,7 +176,7 @@ def test_convolution(layout, full, kernel, stride, padding):
 @pytest.mark.parametrize("size", [(16, 16), (9, 14)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), GEOMETRIES)
 def test_convolution_by_products_over_windows(monkeypatch, size, kernel, stride, padding):
-    if not has_fast_convolution(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)):
+    if not has_fast_products(torch.ones(1, 1, 1, 1)):
         pytest.skip("this torch has no oneDNN")
     calls = []
     product = products.windowed_weight_gradient
@@ -208,17 +213,19 @@ def test_contiguous_keeps_the_gradients_in_channels_last():
 
 
 @pytest.mark.parametrize(
-    ("function", "tensors"),
+    ("function", "arguments"),
     [
-        (Norm, lambda: (leaf(3), leaf(3))),
-        (NormLinear, lambda: (leaf(3), leaf(3), leaf(4, 3), leaf(4))),
+        (Norm, lambda: (leaf(3), leaf(3), NORMS["image"])),
+        (NormLinear, lambda: (leaf(3), leaf(3), leaf(4, 3), leaf(4), NORMS["image"])),
+        (PoolResidual, lambda: (NORMS["image"], 3, *PoolTensors(leaf(3), *[None] * 4))),
+        (Branch, lambda: branch_arguments("gelu", True, True)),
     ],
 )
-def test_checkpoints_hand_out_saved_tensors_once(function, tensors):
-    x, tensors = image(), tensors()
+def test_checkpoints_hand_out_saved_tensors_once(function, arguments):
+    x, arguments = image(), arguments()
 
     def run(x):
-        return function.apply(x, *tensors, "image", 1e-5, "torch")
+        return function.apply(x, *arguments)
 
     (wanted,) = torch.autograd.grad(run(x).square().sum(), x)
     (found,) = torch.autograd.grad(checkpoint(run, x, use_reentrant=False).square().sum(), x)
@@ -227,7 +234,7 @@ def test_checkpoints_hand_out_saved_tensors_once(function, tensors):
 
 def test_second_derivatives_are_refused():
     x = image()
-    y = NormLinear.apply(x, leaf(3), None, leaf(4, 3), None, "image", 1e-5, "torch")
+    y = NormLinear.apply(x, leaf(3), None, leaf(4, 3), None, NORMS["image"])
     (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
