@@ -152,6 +152,7 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
     """
     if fused not in ("auto", True):
         find_implementation(cast(str, fused))
+    unfuse(model)  # what was fused before may be fused otherwise now
     replacements = _replacements(model)
     for module, cls in replacements:
         module.__class__ = cls

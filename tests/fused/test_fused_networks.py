@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from mmmetaformer.backbones import CAFormer, FFNet, MetaFormer, MlpMixer, PoolFormer
 from mmmetaformer.backbones.base import resolve_fused
+from mmmetaformer.fused import fuse, unfuse
 
 ATTENTION = dict(type="attention", head_dim=4)
 SMALL = dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
@@ -66,6 +67,21 @@ def test_environment_variable_with_a_wrong_value_is_refused(monkeypatch):
 def test_true_where_nothing_can_be_fused_is_refused():
     with pytest.raises(ValueError, match="nothing of FFNet has a fused form: leave fused='auto'"):
         FFNet(dict(SMALL, dims=[8, 16, 32, 64]), fused=True)
+
+
+def test_fuse_and_unfuse_a_network_that_is_built(fused_functions):
+    backbone, x = PoolFormer(SMALL, fused=False), torch.randn(1, 3, 64, 64)
+    modules = {name: type(module) for name, module in backbone.named_modules()}
+    literal = backbone(x)
+    assert fused_functions(*literal) == []
+    for fused in ("auto", True):  # the second time, too
+        assert fuse(backbone, fused) is backbone
+        found = backbone(x)
+        assert "PoolResidualBranch" in fused_functions(*found)
+        torch.testing.assert_close(found, literal, rtol=1e-4, atol=1e-5)
+    unfuse(backbone)
+    assert {name: type(module) for name, module in backbone.named_modules()} == modules
+    torch.testing.assert_close(unfuse(backbone)(x), literal, rtol=0, atol=0)
 
 
 def test_auto_where_nothing_can_be_fused_leaves_the_image_as_it_is():
