@@ -1,7 +1,5 @@
 """The isotropic MetaFormer: blocks of one stride, then a pyramid."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The MetaFormer, top down: downsampling, a block of two residuals, stages, the backbone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # the backbones import the weights
     from ..backbones.base import Backbone
 
 _OURS = "mmmetaformer"
-TARGETS = (_OURS, "published", "timm", "mmpretrain")
+# Ours, then every owner of a layout.
+TARGETS = tuple(dict.fromkeys([_OURS, *(o for layout in LAYOUTS for o in layout.owners)]))
 _SCALE = re.compile(r".*layer_scale[12]\.scale")
 _OUTPUT = re.compile(r"norm[0-3]\.\w+|pyramid\..+")
 
@@ -131,10 +132,17 @@ def _target(network: Network, to: str) -> Layout | None:
     if to == _OURS:
         return None
     serving = [layout for layout in LAYOUTS if layout.serves(network.arch)]
-    known = {owner: layout for layout in serving for owner in layout.owners}
-    if to not in known:
-        raise WeightsError(f"there is no {to} layout for {network.arch}, only {[*known]}")
-    return known[to]
+    fitting = [layout for layout in serving if to in layout.owners]
+    if not fitting:
+        owners = dict.fromkeys(owner for layout in serving for owner in layout.owners)
+        raise WeightsError(f"there is no {to} layout for {network.arch}, only {[*owners]}")
+    if len(fitting) > 1:
+        names = [layout.name for layout in fitting]
+        raise ValueError(
+            f"several layouts of {to!r} serve {network.arch}, {names}: give each another owner or "
+            "other networks"
+        )
+    return fitting[0]
 
 
 def _names_there(

@@ -84,6 +84,35 @@ def test_fuse_and_unfuse_a_network_that_is_built(fused_functions):
     torch.testing.assert_close(unfuse(backbone)(x), literal, rtol=0, atol=0)
 
 
+def test_classes_that_others_made_of_fused_ones_stay_theirs():
+    """Those of parametrizations and of FSDP, for instance."""
+
+    class Doubled(torch.nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    backbone, x = PoolFormer(SMALL), torch.randn(1, 3, 64, 64)
+    torch.nn.utils.parametrize.register_parametrization(backbone.norm0, "weight", Doubled())
+    block = backbone.stages[0][0]
+    block.__class__ = type("Wrapped", (type(block),), {})
+    before = backbone(x)
+    torch.testing.assert_close(unfuse(backbone)(x), before, rtol=1e-4, atol=1e-5)
+    assert type(block).__name__ == "Wrapped"
+    torch.testing.assert_close(fuse(backbone, True)(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["GN", "LN2d"])
+def test_dtype_behind_output_norms_in_float32(norm):
+    norm = dict(type=norm, **(dict(num_groups=1) if norm == "GN" else {}))
+    dtypes = []
+    for fused in ("auto", False):
+        backbone = PoolFormer(SMALL, fused=fused, norm_cfg=norm, out_norm_cfg=norm).bfloat16()
+        for index in range(4):
+            getattr(backbone, f"norm{index}").float()
+        dtypes.append([level.dtype for level in backbone(torch.randn(1, 3, 64, 64).bfloat16())])
+    assert dtypes[0] == dtypes[1]
+
+
 def test_auto_where_nothing_can_be_fused_leaves_the_image_as_it_is():
     backbone = FFNet(dict(SMALL, dims=[8, 16, 32, 64])).eval()
     seen = []
