@@ -27,6 +27,27 @@ MOVED = {
 }
 
 
+# Classes by the modules that they were in.
+MOVED_NAMES = {
+    "mmmetaformer.layers.ConvDownsampling": "mmmetaformer.backbones.metaformer",
+    "mmmetaformer.layers.downsampling.ConvDownsampling": "mmmetaformer.backbones.metaformer",
+}
+
+
+def moved_name(module: str, name: str) -> object:
+    """What a module's ``__getattr__`` returns for a name that has moved.
+
+    Raises:
+        AttributeError: If it has not.
+    """
+    place = MOVED_NAMES.get(f"{module}.{name}")
+    if place is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    message = f"{module}.{name} has moved to {place}: import it from there"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+    return getattr(importlib.import_module(place), name)
+
+
 class MovedModules:
     """Finds and loads modules by their old names, after all other finders have found nothing."""
 

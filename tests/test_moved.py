@@ -51,10 +51,13 @@ def test_modules_that_moved_within_the_package(old):
     assert module.__spec__.name == "mmmetaformer.backbones.metaformer"
 
 
-def test_a_layer_that_moved():
+@pytest.mark.parametrize("module", ["mmmetaformer.layers", "mmmetaformer.layers.downsampling"])
+def test_a_layer_that_moved(module):
     with pytest.warns(DeprecationWarning, match="ConvDownsampling has moved"):
-        from mmmetaformer.layers import ConvDownsampling
-    assert ConvDownsampling.__module__ == "mmmetaformer.backbones.metaformer"
+        found = importlib.import_module(module).ConvDownsampling
+    assert found.__module__ == "mmmetaformer.backbones.metaformer"
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        importlib.import_module(module).Nonsense  # noqa: B018
 
 
 def test_the_old_name_of_a_class():

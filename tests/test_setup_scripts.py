@@ -148,7 +148,8 @@ elif args[:2] == ["-m", "mmmetaformer.check_env"]:
     whole = all(map(have, ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmseg")))
     sys.exit(not (whole and have("mmcv").split("|")[1] == have("torch")))
 else:
-    log(f"run {' '.join(args)} in {os.environ['PYTHONPATH']}".replace(os.environ["HOME"], "~"))
+    ran = f"run {' '.join(args)} in {os.environ.get('PYTHONPATH', '')}"
+    log(ran.replace(os.environ["HOME"], "~"))
     sys.exit(int(os.environ.get("STATUS", 0)))
 """
 

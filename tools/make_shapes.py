@@ -52,17 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: --image-size takes one side or HEIGHT WIDTH, not more", file=sys.stderr)
         return 2
     # One side means square images, but two independent draws if it is a range.
-    height, width = args.image_size[0], args.image_size[-1]
+    args.image_size = (args.image_size[0], args.image_size[-1])
     try:
-        summary = generate_shapes(
-            args.root,
-            num_train=args.num_train,
-            num_val=args.num_val,
-            image_size=(height, width),
-            seed=args.seed,
-            max_shapes=args.max_shapes,
-            overwrite=args.overwrite,
-        )
+        summary = generate_shapes(**vars(args))
     except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

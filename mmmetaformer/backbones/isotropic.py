@@ -1,7 +1,5 @@
 """The isotropic MetaFormer: blocks of one stride, then a pyramid."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,18 +39,8 @@ class IsotropicMetaFormer(Backbone):
             from the patch size, without one the patch size itself.
         drop_path_rate: Stochastic depth of the last block; the rate grows linearly from zero at
             the first.
-        frozen_stages: -1 freezes nothing, 0 the patch embedding, k that and the first k quarters
-            of the blocks with their output norms. The pyramid is never frozen.
-        norm_eval: Keep BatchNorm layers in eval mode while training.
-        with_cp: Recompute the blocks in the backward pass instead of storing their activations.
-        fused: Whether blocks run in their fused form where they have one, with the same
-            parameters and, but for rounding, the same results: ``'auto'``, True or False
-            (:class:`~mmmetaformer.backbones.base.Backbone`).
-        pretrained: Tag of published weights of the arch, such as ``'384_in21ft1k'``
-            (:func:`mmmetaformer.list_checkpoints`), True for the default; in place of ``init_cfg``.
-        init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
-            published layout and raises unless every parameter but those of output norms and
-            pyramid is loaded.
+        frozen_stages, norm_eval, with_cp, fused, pretrained, init_cfg: As for
+            :class:`~mmmetaformer.backbones.base.Backbone`.
         **overrides: Fields of ``IsotropicSettings`` that replace the arch's own:
             ``token_mixers``, ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``inner_norm_cfg``,
             ``out_norm_cfg``, ``pyramid``, ...
@@ -71,8 +59,6 @@ class IsotropicMetaFormer(Backbone):
         >>> [tuple(level.shape) for level in backbone(torch.rand(1, 3, 224, 160))]
         [(1, 128, 56, 40), (1, 256, 28, 20), (1, 512, 14, 10), (1, 512, 7, 5)]
     """
-
-    family: str | None = None
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """The MetaFormer, top down: downsampling, a block of two residuals, stages, the backbone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -172,17 +170,8 @@ class MetaFormer(Backbone):
         out_indices: Stages to emit, 0 to 3 or negative, in the order of emission.
         drop_path_rate: Stochastic depth of the last block; the rate grows linearly from zero at
             the first.
-        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with
-            their output norms.
-        norm_eval: Keep BatchNorm layers in eval mode while training.
-        with_cp: Recompute the blocks in the backward pass instead of storing their activations.
-        fused: Whether blocks run in their fused form where they have one, with the same
-            parameters and, but for rounding, the same results: ``'auto'``, True or False
-            (:class:`~mmmetaformer.backbones.base.Backbone`).
-        pretrained: Tag of published weights of the arch, such as ``'384_in21ft1k'``
-            (:func:`mmmetaformer.list_checkpoints`), True for the default; in place of ``init_cfg``.
-        init_cfg: Initialisation config; ``dict(type='Pretrained', checkpoint=...)`` takes any
-            published layout and raises unless every parameter but the output norms is loaded.
+        frozen_stages, norm_eval, with_cp, fused, pretrained, init_cfg: As for
+            :class:`~mmmetaformer.backbones.base.Backbone`.
         **overrides: Fields of ``ArchSettings`` that replace the arch's own: ``token_mixers``,
             ``channel_mixers``, ``norm_cfg``, ``act_cfg``, ``inner_norm_cfg``, ``out_norm_cfg``
             (None emits the raw stage outputs), ``layer_scale_init_value``,
@@ -203,8 +192,6 @@ class MetaFormer(Backbone):
         >>> [tuple(level.shape) for level in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 64, 16, 24), (1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]
     """
-
-    family: str | None = None
 
     def __init__(
         self,

@@ -1,41 +1,23 @@
 """A small synthetic data set in the formats of COCO instances and ADE20K scene parsing.
 
-:func:`generate_shapes` draws simple shapes over textured ground and writes the same images twice:
-once as COCO detection/instance segmentation, once as ADEChallengeData2016 semantic segmentation.
-It needs no download, takes seconds, and exercises what real annotation files contain: polygons in
-several parts, crowd regions as run lengths, category ids with gaps, images without any object.
-
-Example:
-    >>> from mmmetaformer.datasets.shapes import generate_shapes
-    >>> summary = generate_shapes('data/shapes', num_train=16, num_val=4)  # doctest: +SKIP
-    >>> summary['images']  # doctest: +SKIP
-    {'train': 16, 'val': 4}
+It needs no download and exercises what real annotation files contain: polygons in several parts,
+crowd regions as run lengths, category ids with gaps, images without any object.
 """
 
 from __future__ import annotations
 
 import json
-import operator
+import numbers
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-
-__all__ = [
-    "CATEGORY_IDS",
-    "FORMAT_VERSION",
-    "PALETTE",
-    "SEMANTIC_CLASSES",
-    "THING_CLASSES",
-    "THING_PALETTE",
-    "generate_shapes",
-]
+from numpy.random import Generator
 
 #: Classes of the instances, in the order of the COCO categories.
 THING_CLASSES = ("circle", "rectangle", "triangle", "star", "cross")
@@ -46,220 +28,172 @@ SEMANTIC_CLASSES = (*THING_CLASSES, "plain", "striped")
 CATEGORY_IDS = (1, 2, 4, 5, 8)
 #: RGB colour of each semantic class, for drawing results (not the colours of the images).
 PALETTE = (
-    (220, 20, 60),
-    (0, 110, 230),
-    (40, 170, 60),
-    (250, 190, 20),
-    (150, 60, 200),
-    (170, 170, 150),
-    (110, 130, 150),
-)
+    (220, 20, 60), (0, 110, 230), (40, 170, 60), (250, 190, 20), (150, 60, 200),
+    (170, 170, 150), (110, 130, 150),
+)  # fmt: skip
 #: RGB colour of each thing class; the same colours as in ``PALETTE``.
 THING_PALETTE = PALETTE[: len(THING_CLASSES)]
 #: Part of ``shapes.json``; raise it whenever the same arguments give other files than before.
 FORMAT_VERSION = 1
 
 _MARKER = "shapes.json"
-_SPLITS = ("train", "val")
-_MIN_SIDE, _MAX_SIDE = 64, 2048
-_PLAIN = len(THING_CLASSES) + 1
-_STRIPED = len(THING_CLASSES) + 2
-_JPEG_QUALITY = 95
+# The splits, and their folders in ADE20K.
+_SPLITS = {"train": "training", "val": "validation"}
+_OTHER, _PLAIN, _STRIPED = 0, len(THING_CLASSES) + 1, len(THING_CLASSES) + 2
 # Every 20th image has no object and every 8th a crowd: fixed positions rather than chance, so that
 # even a set of eight images has one of each. The two series never meet.
 _EMPTY_EVERY, _EMPTY_AT = 20, 5
 _CROWD_EVERY, _CROWD_AT = 8, 3
 # A shape needs enough of itself in view for its class to be a fair question.
-_MIN_VISIBLE = 0.45
-_MIN_VISIBLE_CROWD = 0.6
-_MIN_VISIBLE_PIXELS = 30
+_MIN_VISIBLE, _MIN_VISIBLE_CROWD, _MIN_VISIBLE_PIXELS = 0.45, 0.6, 30
 _MIN_INSIDE = 0.55
 
-
-@dataclass
-class _Instance:
-    """One drawn object: its class (index), its pixels if nothing covered or cut it, crowd flag."""
-
-    label: int
-    full_area: int
-    iscrowd: bool = False
+_Shape: TypeAlias = tuple[int, int]
 
 
-@dataclass
-class _Scene:
-    """An image being drawn. ``owner`` holds the 1-based instance that each pixel shows, 0: none."""
-
-    image: np.ndarray
-    semantic: np.ndarray
-    owner: np.ndarray
-    instances: list[_Instance] = field(default_factory=list)
-
-
-# ------------------------------------------------------------------------------- textures
-def _unit(rng: np.random.Generator) -> tuple[float, float]:
-    """A random direction."""
+def _direction(rng: Generator) -> tuple[float, float]:
+    """A random unit vector (x, y)."""
     angle = rng.uniform(0, 2 * np.pi)
     return float(np.cos(angle)), float(np.sin(angle))
 
 
-def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Distance in pixels along a random direction. Shape: (height, width)."""
-    dx, dy = _unit(rng)
-    ys, xs = np.mgrid[:height, :width].astype(np.float32)
+def _ramp(rng: Generator, shape: _Shape) -> np.ndarray:
+    """Distance in pixels along a random direction, (H, W)."""
+    dx, dy = _direction(rng)
+    ys, xs = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     return xs * dx + ys * dy
 
 
-def _smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
-    """Noise of about unit variance that varies over ``cell`` pixels. Shape: (height, width)."""
-    grid = rng.normal(size=(int(height / cell) + 2, int(width / cell) + 2)).astype(np.float32)
-    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+def _wave(ramp: np.ndarray, period: float) -> np.ndarray:
+    return np.sin(ramp * (2 * np.pi / period))
+
+
+def _smooth_noise(rng: Generator, shape: _Shape, cell: float) -> np.ndarray:
+    """Noise of about unit variance that varies over ``cell`` pixels, (H, W)."""
+    grid = rng.normal(size=[int(side / cell) + 2 for side in shape]).astype(np.float32)
+    return cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def _beyond_line(
+    rng: Generator, shape: _Shape, low: float, high: float, cell: float, wobble: float
+) -> np.ndarray:
+    """The pixels beyond a wavy line, which leaves a share from ``low`` to ``high`` before it."""
+    ramp = _ramp(rng, shape)
+    edge = np.quantile(ramp, rng.uniform(low, high))
+    return ramp + _smooth_noise(rng, shape, cell) * (wobble * min(shape)) > edge
+
+
+def _shaded(colour: np.ndarray, shade: np.ndarray) -> np.ndarray:
+    """The colour (3,), lighter or darker by ``shade`` (H, W); returns (H, W, 3)."""
+    return colour + shade[..., None].astype(np.float32)
 
 
 # Grounds are muted and shapes vivid, and each class has a range of hues of its own beside its form,
 # as many classes of real objects do; stripes are darker than plain ground. Form alone takes a
 # network of this size, from scratch, longer to learn than the few minutes of a quickstart.
-def _muted(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """A colour close to grey. Shape: (3,)."""
+def _muted(rng: Generator, low: float, high: float) -> np.ndarray:
+    """A colour close to grey, (3,)."""
     return (rng.uniform(low, high) + rng.uniform(-14, 14, size=3)).astype(np.float32)
 
 
-def _vivid(rng: np.random.Generator, count: int, label: int) -> np.ndarray:
-    """Saturated colours from a class's range of hues. Shape: (count, 3)."""
+def _vivid(rng: Generator, count: int, label: int) -> np.ndarray:
+    """Saturated colours from a class's range of hues, (count, 3)."""
     hue = (label + rng.uniform(-0.45, 0.45, size=(count, 1))) * (6 / len(THING_CLASSES))
     value, saturation = rng.uniform(150, 245, (count, 1)), rng.uniform(0.55, 1.0, (count, 1))
-    # Of each channel from the hue where it is least.
+    # For each channel the distance to the hue where it is least.
     distance = np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3)
     return (value * (1 - saturation * np.clip(2 - distance, 0, 1))).astype(np.float32)
 
 
-def _fill(rng: np.random.Generator, height: int, width: int, colour: np.ndarray) -> np.ndarray:
-    """A patch of a random texture around ``colour``. Shape: (height, width, 3)."""
-    patch = np.broadcast_to(colour, (height, width, 3)).astype(np.float32)
-    kind = rng.integers(5)
-    amplitude = rng.uniform(10, 26)
+def _texture(rng: Generator, size: int, colour: np.ndarray) -> np.ndarray:
+    """A square patch around ``colour``: flat, gradient, stripes, dots or noise; (size, size, 3)."""
+    shape = (size, size)
+    kind, amplitude = rng.integers(5), np.float32(rng.uniform(10, 26))
+    shade = np.zeros(shape)
     if kind == 1:
-        ramp = _ramp(rng, height, width)
-        span = max(float(np.ptp(ramp)), 1.0)
-        shade = (ramp - ramp.min()) / span * 2 - 1
+        ramp = _ramp(rng, shape)
+        shade = (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1.0) * 2 - 1
     elif kind == 2:
         period = rng.uniform(4, 10)
-        shade = np.sign(np.sin(_ramp(rng, height, width) * (2 * np.pi / period)))
+        shade = np.sign(_wave(_ramp(rng, shape), period))
     elif kind == 3:
         period = rng.uniform(4, 9)
-        first, second = _ramp(rng, height, width), _ramp(rng, height, width)
-        shade = np.sin(first * (2 * np.pi / period)) * np.sin(second * (2 * np.pi / period))
-        shade = np.where(shade > 0.35, 1.0, -0.3)
+        waves = _wave(_ramp(rng, shape), period) * _wave(_ramp(rng, shape), period)
+        shade = np.where(waves > 0.35, 1.0, -0.3)
     elif kind == 4:
-        shade = np.clip(_smooth_noise(rng, height, width, 2.5), -2, 2) * 0.6
-    else:
-        return patch
-    return patch + np.float32(amplitude) * shade[..., None].astype(np.float32)
+        shade = np.clip(_smooth_noise(rng, shape, 2.5), -2, 2) * 0.6
+    return _shaded(colour, amplitude * shade.astype(np.float32))
 
 
-def _plain_ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _plain_ground(rng: Generator, shape: _Shape) -> np.ndarray:
     """A soft gradient with slow blotches: the 'plain' class."""
-    colour = _muted(rng, 115, 210)
-    ramp = _ramp(rng, height, width)
+    colour, ramp = _muted(rng, 115, 210), _ramp(rng, shape)
     shade = (ramp - ramp.mean()) / max(float(np.ptp(ramp)), 1.0) * rng.uniform(10, 60)
-    shade = shade + _smooth_noise(rng, height, width, min(height, width) / 5) * rng.uniform(2, 8)
-    return colour + shade[..., None].astype(np.float32)
+    return _shaded(colour, shade + _smooth_noise(rng, shape, min(shape) / 5) * rng.uniform(2, 8))
 
 
-def _striped_ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _striped_ground(rng: Generator, shape: _Shape) -> np.ndarray:
     """Slightly wavy stripes of two related colours: the 'striped' class."""
-    side = min(height, width)
     colour = _muted(rng, 45, 115)
     other = colour + (rng.choice([-1, 1]) * rng.uniform(36, 60) + rng.uniform(-6, 6, size=3))
-    period = rng.uniform(0.06, 0.12) * side
-    ramp = _ramp(rng, height, width)
-    ramp = ramp + _smooth_noise(rng, height, width, side / 3) * (0.15 * period)
-    weight = np.clip(np.sin(ramp * (2 * np.pi / period)) * 2, -1, 1) * 0.5 + 0.5
+    period = rng.uniform(0.06, 0.12) * min(shape)
+    ramp = _ramp(rng, shape)
+    ramp = ramp + _smooth_noise(rng, shape, min(shape) / 3) * (0.15 * period)
+    weight = np.clip(_wave(ramp, period) * 2, -1, 1) * 0.5 + 0.5
     return colour + weight[..., None].astype(np.float32) * (other - colour).astype(np.float32)
 
 
-def _other_ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Coarse speckle: ground that belongs to no class."""
-    colour = _muted(rng, 50, 205)
-    shade = _smooth_noise(rng, height, width, 3.5) * rng.uniform(16, 26)
-    return colour + shade[..., None].astype(np.float32)
-
-
-def _background(rng: np.random.Generator, height: int, width: int) -> _Scene:
-    """The ground: plain, striped or both, and in some images a patch or a border of neither."""
-    side = min(height, width)
+def _background(rng: Generator, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) of plain or striped ground or both, and its semantic map (H, W)."""
+    side = min(shape)
     layout = rng.uniform()
-    if layout < 0.25:
-        striped = np.zeros((height, width), bool)
-    elif layout < 0.5:
-        striped = np.ones((height, width), bool)
+    if layout < 0.5:
+        striped = np.full(shape, layout >= 0.25)
     else:
-        ramp = _ramp(rng, height, width)
-        edge = np.quantile(ramp, rng.uniform(0.3, 0.7))
-        striped = ramp + _smooth_noise(rng, height, width, side / 3) * (0.05 * side) > edge
-    plain_ground = _plain_ground(rng, height, width)
-    striped_ground = _striped_ground(rng, height, width)
+        striped = _beyond_line(rng, shape, 0.3, 0.7, side / 3, 0.05)
+    plain_ground, striped_ground = _plain_ground(rng, shape), _striped_ground(rng, shape)
     image = np.where(striped[..., None], striped_ground, plain_ground)
     semantic = np.where(striped, _STRIPED, _PLAIN).astype(np.uint8)
-
-    if rng.uniform() < 0.3:
-        ramp = _ramp(rng, height, width)
-        edge = np.quantile(ramp, rng.uniform(0.75, 0.92))
-        other = ramp + _smooth_noise(rng, height, width, side / 4) * (0.04 * side) > edge
-        image = np.where(other[..., None], _other_ground(rng, height, width), image)
-        semantic[other] = 0
-    if rng.uniform() < 0.2:
+    if rng.uniform() < 0.3:  # a patch of coarse speckle
+        other = _beyond_line(rng, shape, 0.75, 0.92, side / 4, 0.04)
+        colour = _muted(rng, 50, 205)
+        speckle = _smooth_noise(rng, shape, 3.5) * rng.uniform(16, 26)
+        image[other] = _shaded(colour, speckle)[other]
+        semantic[other] = _OTHER
+    if rng.uniform() < 0.2:  # a frame
         thick = int(rng.integers(2, 5))
-        frame = np.ones((height, width), bool)
+        frame = np.ones(shape, bool)
         frame[thick:-thick, thick:-thick] = False
         image[frame] = rng.uniform(10, 245)
-        semantic[frame] = 0
-    return _Scene(image.astype(np.float32), semantic, np.zeros((height, width), np.int32))
+        semantic[frame] = _OTHER
+    return image, semantic
 
 
-# --------------------------------------------------------------------------------- shapes
-def _random_label(rng: np.random.Generator) -> int:
-    """The index of a thing class, all alike in frequency."""
-    return int(rng.integers(len(THING_CLASSES)))
-
-
-def _outline(rng: np.random.Generator, name: str) -> np.ndarray | None:
-    """Vertices of a shape in the unit circle, (n, 2); None for the circle itself."""
-    if name == "circle":
-        return None
+def _polygon(rng: Generator, name: str) -> np.ndarray:
+    """Vertices of a randomly turned polygon in the unit circle, (n, 2)."""
     if name == "rectangle":
         ratio = rng.uniform(0.45, 1.0)
-        points = np.array([[1, ratio], [-1, ratio], [-1, -ratio], [1, -ratio]])
-        points = points / np.hypot(1, ratio)
-    elif name == "triangle":
-        # Within 15 degrees of equilateral, so that no sliver appears.
-        angles = np.deg2rad(np.array([90.0, 210.0, 330.0]) + rng.uniform(-15, 15, size=3))
-        points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    elif name == "star":
-        angles = np.arange(10) * (np.pi / 5)
-        radii = np.where(np.arange(10) % 2 == 0, 1.0, rng.uniform(0.4, 0.5))
-        points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+        points = np.array([[1, ratio], [-1, ratio], [-1, -ratio], [1, -ratio]]) / np.hypot(1, ratio)
     elif name == "cross":
         t = rng.uniform(0.26, 0.38)
-        quarter = np.array([[1, -t], [1, t], [t, t]])
-        turns = [quarter @ np.linalg.matrix_power([[0, 1], [-1, 0]], k) for k in range(4)]
-        points = np.concatenate(turns) / np.hypot(1, t)
+        x = np.array([1, 1, t, t, -t, -t, -1, -1, -t, -t, t, t])
+        points = np.stack([x, np.roll(x, 3)], axis=1) / np.hypot(1, t)
     else:
-        raise ValueError(f"unknown shape {name!r}; expected one of {THING_CLASSES}")
-    angle = rng.uniform(0, 2 * np.pi)
-    c, s = np.cos(angle), np.sin(angle)
+        angles, radii = np.arange(10) * (np.pi / 5), np.ones(10)
+        if name == "star":
+            radii[1::2] = rng.uniform(0.4, 0.5)
+        else:
+            # Within 15 degrees of equilateral, so that no sliver appears.
+            angles, radii = np.deg2rad([90, 210, 330] + rng.uniform(-15, 15, size=3)), np.ones(3)
+        points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+    c, s = _direction(rng)
     return points @ np.array([[c, s], [-s, c]])
 
 
-def _rasterise(
-    rng: np.random.Generator, label: int, diameter: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one shape at a random angle and sub-pixel position in a patch that it fits into.
-
-    Returns:
-        The mask (the shape covers the pixel's centre) and the coverage in [0, 1] for smooth edges.
-    """
-    radius = diameter / 2
-    points = _outline(rng, THING_CLASSES[label])
+def _rasterise(rng: Generator, label: int, diameter: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mask and the coverage in [0, 1] of a shape at a random angle and sub-pixel position."""
+    radius, name = diameter / 2, THING_CLASSES[label]
+    points = None if name == "circle" else _polygon(rng, name) * radius
     size = int(np.ceil(diameter)) + 3
     centre = size / 2 + rng.uniform(-0.5, 0.5, size=2)
     # Three samples per pixel and direction; the middle one is the centre of the pixel.
@@ -268,433 +202,295 @@ def _rasterise(
     if points is None:
         inside = xs**2 + ys**2 <= radius**2
     else:
-        points = points * radius
         inside = np.zeros((size * 3, size * 3), bool)
-        for x0, y0, x1, y1 in np.hstack([points, np.roll(points, -1, axis=0)]):
-            if y0 == y1:
-                continue
-            crosses = (ys < y0) != (ys < y1)
-            inside ^= crosses & (xs < (ys - y0) * ((x1 - x0) / (y1 - y0)) + x0)
+        for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+            if y0 != y1:
+                inside ^= ((ys < y0) != (ys < y1)) & (xs < (ys - y0) * ((x1 - x0) / (y1 - y0)) + x0)
     coverage = inside.reshape(size, 3, size, 3).mean(axis=(1, 3), dtype=np.float32)
-    return inside[1::3, 1::3], coverage
-
-
-def _clip(
-    patch_size: int, x: int, y: int, height: int, width: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Slices of the image and of a square patch with its corner at (x, y); None if outside."""
-    x0, y0 = max(x, 0), max(y, 0)
-    x1, y1 = min(x + patch_size, width), min(y + patch_size, height)
-    if x0 >= x1 or y0 >= y1:
-        return None
-    return (slice(y0, y1), slice(x0, x1)), (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
-
-
-def _contrasting_colour(
-    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, label: int
-) -> np.ndarray:
-    """A vivid colour of the class that stands out from what surrounds ``mask``."""
-    ring = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool) & ~mask
-    around = image[ring]
-    candidates = _vivid(rng, 24, label)
-    if len(around) == 0:
-        return candidates[0]
-    around = around[:: max(1, len(around) // 150)]
-    distance = np.linalg.norm(candidates[:, None] - around[None], axis=-1)
-    contrast = np.quantile(distance, 0.1, axis=1)
-    good = np.flatnonzero(contrast >= 60)
-    return candidates[good[0] if len(good) else int(contrast.argmax())]
-
-
-def _paint(
-    rng: np.random.Generator,
-    scene: _Scene,
-    label: int,
-    mask: np.ndarray,
-    coverage: np.ndarray,
-    corner: tuple[int, int],
-) -> np.ndarray:
-    """Draw a patch into the image and the semantic map; returns its mask in the whole image."""
-    clipped = _clip(len(mask), *corner, *scene.semantic.shape)
-    full = np.zeros(scene.semantic.shape, bool)
-    # The draws below happen even for a patch outside: the stream must not depend on the clipping.
-    if clipped is not None:
-        full[clipped[0]] = mask[clipped[1]]
-    colour = _contrasting_colour(rng, scene.image, full, label)
-    texture = _fill(rng, len(mask), len(mask), colour)
-    if clipped is not None:
-        alpha = coverage[clipped[1]][..., None]
-        region = scene.image[clipped[0]]
-        scene.image[clipped[0]] = region + alpha * (texture[clipped[1]] - region)
-        scene.semantic[full] = label + 1
-    return full
-
-
-def _leaves_visible(scene: _Scene, covered: np.ndarray) -> bool:
-    """Whether every earlier instance keeps enough visible pixels once ``covered`` is drawn on."""
-    count = len(scene.instances) + 1
-    before = np.bincount(scene.owner.ravel(), minlength=count)
-    lost = np.bincount(scene.owner[covered], minlength=count)
-    for index, instance in enumerate(scene.instances, start=1):
-        share = _MIN_VISIBLE_CROWD if instance.iscrowd else _MIN_VISIBLE
-        needed = max(share * instance.full_area, _MIN_VISIBLE_PIXELS)
-        # An instance that nothing touches is left as it was placed.
-        if lost[index] and before[index] - lost[index] < needed:
-            return False
-    return True
-
-
-def _add_shape(
-    rng: np.random.Generator, scene: _Scene, label: int, diameter: float, middle: bool = False
-) -> bool:
-    """Find a place for one shape and draw it there; False when the image has no fair place.
-
-    ``middle`` keeps a big shape from losing most of itself at the border.
-    """
-    height, width = scene.semantic.shape
-    mask, coverage = _rasterise(rng, label, diameter)
-    area = int(mask.sum())
-    size = len(mask)
-    single = [i for i, instance in enumerate(scene.instances, 1) if not instance.iscrowd]
-    margin = 0.38 if middle else 0.02
-    for _ in range(30):
-        cx, cy = rng.uniform(margin, 1 - margin, size=2) * (width, height)
-        if single and rng.uniform() < 0.3:
-            # Left to chance, shapes seldom meet: put some of them next to an earlier one.
-            ys, xs = np.nonzero(scene.owner == int(rng.choice(single)))
-            dx, dy = _unit(rng)
-            reach = (diameter + np.sqrt(len(xs))) / 2 * rng.uniform(0.5, 0.9)
-            cx, cy = float(xs.mean()) + dx * reach, float(ys.mean()) + dy * reach
-        corner = (round(cx - size / 2), round(cy - size / 2))
-        clipped = _clip(size, *corner, height, width)
-        if clipped is None:
-            continue
-        inside = int(mask[clipped[1]].sum())
-        if inside < max(_MIN_INSIDE * area, _MIN_VISIBLE_PIXELS):
-            continue
-        covered = np.zeros((height, width), bool)
-        covered[clipped[0]] = mask[clipped[1]]
-        if not _leaves_visible(scene, covered):
-            continue
-        _paint(rng, scene, label, mask, coverage, corner)
-        scene.instances.append(_Instance(label, area))
-        scene.owner[covered] = len(scene.instances)
-        return True
-    return False
-
-
-def _add_crowd(rng: np.random.Generator, scene: _Scene, label: int) -> None:
-    """Draw a cluster of tiny shapes of one class: a single crowd region, gaps included."""
-    height, width = scene.semantic.shape
-    side = min(height, width)
-    cx, cy = rng.uniform(0.25, 0.75) * width, rng.uniform(0.25, 0.75) * height
-    reach = rng.uniform(0.19, 0.27) * side
-    tiny = max(7.0, rng.uniform(0.065, 0.095) * side)
-    wanted = int(rng.integers(9, 17))
-    union = np.zeros((height, width), bool)
-    centres: list[tuple[float, float]] = []
-    for _ in range(400):
-        if len(centres) == wanted:
-            break
-        dx, dy = _unit(rng)
-        distance = reach * np.sqrt(rng.uniform())
-        x, y = cx + dx * distance, cy + dy * distance
-        if not (tiny / 2 <= x <= width - tiny / 2 and tiny / 2 <= y <= height - tiny / 2):
-            continue
-        if any(np.hypot(x - a, y - b) < tiny for a, b in centres):
-            continue
-        centres.append((x, y))
-        mask, coverage = _rasterise(rng, label, tiny)
-        corner = (round(x - len(mask) / 2), round(y - len(mask) / 2))
-        union |= _paint(rng, scene, label, mask, coverage, corner)
-    kernel_size = 2 * round(tiny * 0.6) + 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (kernel_size, kernel_size))
-    region = cv2.morphologyEx(union.astype(np.uint8), cv2.MORPH_CLOSE, kernel).astype(bool) | union
-    # The ground between the shapes is neither the class nor clean ground: "other".
-    scene.semantic[region & ~union] = 0
-    scene.instances.append(_Instance(label, int(region.sum()), iscrowd=True))
-    scene.owner[region] = len(scene.instances)
-
-
-def _draw_scene(
-    rng: np.random.Generator, index: int, size: tuple[tuple[int, int], tuple[int, int]], shapes: int
-) -> _Scene:
-    """Draw image number ``index`` of a split; all its randomness comes from ``rng``."""
-    height, width = (int(rng.integers(low, high + 1)) for low, high in size)
-    scene = _background(rng, height, width)
-    if index % _EMPTY_EVERY != _EMPTY_AT:
-        count = int(rng.integers(1, shapes + 1))
-        if index % _CROWD_EVERY == _CROWD_AT:
-            _add_crowd(rng, scene, _random_label(rng))
-            count = (count + 1) // 2
-        side = min(height, width)
-        if rng.uniform() < 0.25:
-            # One big shape, under the others: at 160 pixels only these are COCO's "large".
-            _add_shape(rng, scene, _random_label(rng), rng.uniform(0.7, 1.0) * side, middle=True)
-            count -= 1
-        for diameter in rng.uniform(0.14, 0.5, size=count) * side:
-            _add_shape(rng, scene, _random_label(rng), max(float(diameter), 12.0))
-    noise = rng.normal(scale=rng.uniform(1.5, 5.0), size=scene.image.shape).astype(np.float32)
-    scene.image = np.clip(scene.image + noise, 0, 255).round().astype(np.uint8)
-    return scene
-
-
-# ---------------------------------------------------------------------------- annotations
-def _trace(mask: np.ndarray) -> list[float]:
-    """The outer boundary, along the pixels' edges, of a 4-connected mask without holes.
-
-    Corners lie on whole coordinates (pixel ``i`` spans ``i`` to ``i + 1``), which is the outline
-    that the COCO tools decode to exactly this mask. A contour through the pixels' centres, such as
-    OpenCV's, would lose half a pixel all around.
-
-    Returns:
-        ``[x0, y0, x1, y1, ...]``, at least four corners, as floats: some augmentations scale the
-        polygon in the type it comes in.
-    """
-    padded = np.pad(mask, 1)
-    rows, cols = mask.nonzero()
-    y = int(rows[0])
-    x = int(cols[rows == y].min())
-    start = (x, y)
-    dx, dy = 1, 0
-    corners = [start]
-    while True:
-        x, y = x + dx, y + dy
-        if (x, y) == start:
-            break
-        # The mask is on the right of the path. Look at the two pixels ahead of this corner.
-        right = padded[y + 1 + (dx + dy - 1) // 2, x + 1 + (dx - dy - 1) // 2]
-        left = padded[y + 1 + (-dx + dy - 1) // 2, x + 1 + (dx + dy - 1) // 2]
-        if not right:
-            # Also where the left one is set: pixels that meet in a corner only do not connect.
-            dx, dy = -dy, dx
-        elif left:
-            dx, dy = dy, -dx
-        else:
-            continue
-        corners.append((x, y))
-    return [float(value) for corner in corners for value in corner]
+    return inside[1::3, 1::3].astype(np.uint8), coverage
 
 
 def _polygons(mask: np.ndarray, x: int = 0, y: int = 0) -> list[list[float]]:
-    """Polygons, one per part, that decode to ``mask``; (x, y) is the corner of the mask.
+    """Polygons, one per part, that the COCO tools decode to ``mask``; (x, y) is its corner.
 
-    COCO's polygons have no holes, so a part with a hole is cut in two through the hole.
+    Corners lie on the pixels' edges (pixel ``i`` spans ``i`` to ``i + 1``), as floats: some
+    augmentations scale a polygon in the type it comes in. COCO's polygons have no holes, so a part
+    with a hole is cut in two through the hole.
     """
     polygons: list[list[float]] = []
-    count, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    for index in range(1, count):
-        rows, cols = np.nonzero(parts == index)
-        top, left = int(rows.min()), int(cols.min())
-        part = (parts == index)[top : rows.max() + 1, left : cols.max() + 1]
-        outside = np.pad(~part, 1, constant_values=True).astype(np.uint8)
-        _, ground = cv2.connectedComponents(outside, connectivity=8)
-        hole = ((ground != 0) & (ground != ground[0, 0]))[1:-1, 1:-1]
+    _, parts, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    for index, (left, top, width, height, _) in enumerate(boxes[1:].tolist(), start=1):
+        part = (parts[top : top + height, left : left + width] == index).astype(np.uint8)
+        # OpenCV's contours run through the centres of pixels. In a mask four times as large and
+        # thinner by one pixel, those are known steps from the true edges, and pixels that meet in
+        # a corner only stay apart.
+        enlarged = np.pad(part.repeat(4, axis=0).repeat(4, axis=1), 1)
+        thinned = cv2.erode(enlarged, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+        contours, _ = cv2.findContours(thinned, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        filled = cv2.drawContours(np.zeros_like(thinned), contours, 0, 1, cv2.FILLED)
+        hole = filled[1::4, 1::4] > part
         if hole.any():
             cut = int(np.median(np.nonzero(hole)[1]))
             polygons += _polygons(part[:, :cut], x + left, y + top)
             polygons += _polygons(part[:, cut:], x + left + cut, y + top)
             continue
-        outline = _trace(part)
-        outline[0::2] = [value + x + left for value in outline[0::2]]
-        outline[1::2] = [value + y + top for value in outline[1::2]]
-        polygons.append(outline)
+        # Clockwise from the first pixel; both ends of a diagonal step are one inner corner.
+        corners = (np.roll(contours[0][::-1, 0], 1, axis=0) + 2) // 4
+        corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
+        polygons.append((corners + (x + left, y + top)).ravel().astype(float).tolist())
     return polygons
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
     """COCO's uncompressed RLE: runs down the columns, the first one of zeros."""
     flat = mask.ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    if flat[0]:
-        counts.insert(0, 0)
-    return {"counts": counts, "size": [int(mask.shape[0]), int(mask.shape[1])]}
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    counts = np.diff(changes, prepend=0, append=flat.size)
+    return {"counts": counts.tolist(), "size": list(mask.shape)}
 
 
-def _annotations(scene: _Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """COCO annotations of the visible part of every instance."""
-    annotations: list[dict[str, Any]] = []
-    for index, instance in enumerate(scene.instances, start=1):
-        mask = scene.owner == index
-        rows, cols = np.nonzero(mask)
-        box = [cols.min(), rows.min(), np.ptp(cols) + 1, np.ptp(rows) + 1]
-        # As in COCO: whole numbers for a crowd, floats for an ordinary instance.
-        number = int if instance.iscrowd else float
-        annotations.append(
-            {
+@dataclass
+class _Instance:
+    """A drawn object: its class (index), its pixels if nothing covered or cut it, crowd flag."""
+
+    label: int
+    full_area: int
+    iscrowd: bool = False
+
+
+class _Scene:
+    """Image ``index`` of a split, (H, W, 3), and its maps, (H, W).
+
+    ``semantic`` holds the classes, ``owner`` the 1-based instance that each pixel shows (0: none).
+    All randomness comes from ``rng``.
+    """
+
+    def __init__(
+        self, rng: Generator, index: int, size: Sequence[Sequence[int]], max_shapes: int
+    ) -> None:
+        height, width = (int(rng.integers(low, high + 1)) for low, high in size)
+        self.rng, self.shape, self.side = rng, (height, width), min(height, width)
+        self.image, self.semantic = _background(rng, self.shape)
+        self.owner = np.zeros(self.shape, np.int32)
+        self.instances: list[_Instance] = []
+        if index % _EMPTY_EVERY != _EMPTY_AT:
+            count = int(rng.integers(1, max_shapes + 1))
+            if index % _CROWD_EVERY == _CROWD_AT:
+                self.add_crowd(self.random_label())
+                count = (count + 1) // 2
+            if rng.uniform() < 0.25:
+                # One big shape, under the others: at 160 pixels only these are COCO's "large".
+                self.add_shape(self.random_label(), rng.uniform(0.7, 1.0) * self.side, margin=0.38)
+                count -= 1
+            for diameter in rng.uniform(0.14, 0.5, size=count) * self.side:
+                self.add_shape(self.random_label(), max(float(diameter), 12.0))
+        noise = rng.normal(scale=rng.uniform(1.5, 5.0), size=self.image.shape).astype(np.float32)
+        self.image = np.clip(self.image + noise, 0, 255).round().astype(np.uint8)
+
+    def random_label(self) -> int:
+        """The index of a thing class, all alike in frequency."""
+        return int(self.rng.integers(len(THING_CLASSES)))
+
+    def place(self, patch: np.ndarray, x: float, y: float) -> np.ndarray:
+        """An empty image with the middle of a square patch at (x, y), cut at the borders."""
+        left, top = (round(middle - len(patch) / 2) for middle in (x, y))
+        shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
+        return cv2.warpAffine(patch, shift, self.shape[::-1], flags=cv2.INTER_NEAREST)
+
+    def paint(self, label: int, mask: np.ndarray, coverage: np.ndarray, x: float, y: float) -> None:
+        """Draw the shape with this mask in the image and this coverage in a patch at (x, y)."""
+        # Of the class's colours, take one that stands out from what surrounds the shape.
+        ring = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool) & ~mask
+        around = self.image[ring]
+        around = around[:: max(1, len(around) // 150)]
+        candidates = _vivid(self.rng, 24, label)
+        distance = np.linalg.norm(candidates[:, None] - around[None], axis=-1)
+        contrast = np.quantile(distance, 0.1, axis=1)
+        good = np.flatnonzero(contrast >= 60)
+        colour = candidates[good[0] if len(good) else int(contrast.argmax())]
+        texture = self.place(_texture(self.rng, len(coverage), colour), x, y)
+        self.image += self.place(coverage, x, y)[..., None] * (texture - self.image)
+        self.semantic[mask] = label + 1
+
+    def is_fair(self, mask: np.ndarray, area: int) -> bool:
+        """Whether a shape of ``area`` pixels, drawn in ``mask``, leaves all instances in view."""
+        visible = np.bincount(self.owner[~mask], minlength=len(self.instances) + 1)
+        visible[0] = mask.sum()
+        shares = {True: _MIN_VISIBLE_CROWD, False: _MIN_VISIBLE}
+        needed = [_MIN_INSIDE * area, *(shares[i.iscrowd] * i.full_area for i in self.instances)]
+        return bool(np.all(visible >= np.maximum(needed, _MIN_VISIBLE_PIXELS)))
+
+    def add(self, instance: _Instance, mask: np.ndarray) -> None:
+        """Put an instance on top; it shows in the pixels of ``mask``."""
+        self.instances.append(instance)
+        self.owner[mask] = len(self.instances)
+
+    def add_shape(self, label: int, diameter: float, margin: float = 0.02) -> None:
+        """Draw a shape where it leaves enough of itself and of the others in view, if anywhere.
+
+        ``margin`` is the least distance of its centre to the border, as a share of the image's.
+        """
+        rng = self.rng
+        patch, coverage = _rasterise(rng, label, diameter)
+        area = int(patch.sum())
+        single = [i for i, instance in enumerate(self.instances, 1) if not instance.iscrowd]
+        for _ in range(30):
+            x, y = rng.uniform(margin, 1 - margin, size=2) * self.shape[::-1]
+            if single and rng.uniform() < 0.3:
+                # Left to chance, shapes seldom meet: put some of them next to an earlier one.
+                ys, xs = np.nonzero(self.owner == int(rng.choice(single)))
+                dx, dy = _direction(rng)
+                reach = (diameter + np.sqrt(len(xs))) / 2 * rng.uniform(0.5, 0.9)
+                x, y = xs.mean() + dx * reach, ys.mean() + dy * reach
+            mask = self.place(patch, x, y).astype(bool)
+            if self.is_fair(mask, area):
+                self.paint(label, mask, coverage, x, y)
+                self.add(_Instance(label, area), mask)
+                return
+
+    def add_crowd(self, label: int) -> None:
+        """Draw a cluster of tiny shapes of one class: a single crowd region, gaps included."""
+        rng, size = self.rng, np.array(self.shape[::-1])
+        centre = rng.uniform(0.25, 0.75, size=2) * size
+        reach = rng.uniform(0.19, 0.27) * self.side
+        tiny = max(7.0, rng.uniform(0.065, 0.095) * self.side)
+        wanted = int(rng.integers(9, 17))
+        union = np.zeros(self.shape, bool)
+        centres: list[np.ndarray] = []
+        for _ in range(400):
+            if len(centres) == wanted:
+                break
+            at = centre + np.array(_direction(rng)) * (reach * np.sqrt(rng.uniform()))
+            is_inside = np.all((tiny / 2 <= at) & (at <= size - tiny / 2))
+            if not is_inside or any(np.hypot(*(at - other)) < tiny for other in centres):
+                continue
+            centres.append(at)
+            patch, coverage = _rasterise(rng, label, tiny)
+            mask = self.place(patch, *at).astype(bool)
+            self.paint(label, mask, coverage, *at)
+            union |= mask
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * round(tiny * 0.6) + 1] * 2)
+        region = cv2.morphologyEx(union.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
+        region |= union
+        # The ground between the shapes is neither the class nor clean ground.
+        self.semantic[region & ~union] = _OTHER
+        self.add(_Instance(label, int(region.sum()), iscrowd=True), region)
+
+    def annotations(self, image_id: int, first_id: int) -> list[dict[str, Any]]:
+        """COCO annotations of the visible part of every instance."""
+        annotations = []
+        for index, instance in enumerate(self.instances):
+            mask = self.owner == index + 1
+            # As in COCO: whole numbers for a crowd, floats for an ordinary instance.
+            number = int if instance.iscrowd else float
+            annotations.append({
                 "segmentation": _run_lengths(mask) if instance.iscrowd else _polygons(mask),
-                "area": number(len(rows)),
-                "iscrowd": int(instance.iscrowd),
-                "image_id": image_id,
-                "bbox": [number(value) for value in box],
-                "category_id": CATEGORY_IDS[instance.label],
-                "id": first_id + len(annotations),
-            }
-        )
-    return annotations
+                "area": number(mask.sum()), "iscrowd": int(instance.iscrowd), "image_id": image_id,
+                "bbox": [number(value) for value in cv2.boundingRect(mask.astype(np.uint8))],
+                "category_id": CATEGORY_IDS[instance.label], "id": first_id + index,
+            })  # fmt: skip
+        return annotations
 
 
-# -------------------------------------------------------------------------------- writing
-def _encode(extension: str, image: np.ndarray, options: Sequence[int] = ()) -> bytes:
-    """Encode an image; through memory, because ``cv2.imwrite`` returns False on a full disk."""
-    done, data = cv2.imencode(extension, image, list(options))
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode a {extension} image of shape {image.shape}")
-    return data.tobytes()
+_COCO_JSON: dict[str, Any] = {
+    "info": {
+        "description": "Shapes: synthetic images in the COCO 2017 format", "url": "",
+        "version": f"{FORMAT_VERSION}.0", "year": 2024, "contributor": "mmmetaformer",
+        "date_created": "2024/01/01",
+    },
+    "licenses": [{
+        "url": "https://www.apache.org/licenses/LICENSE-2.0", "id": 1, "name": "Apache License 2.0",
+    }],
+    "images": [],
+    "annotations": [],
+    "categories": [
+        {"supercategory": "shape", "id": category_id, "name": name}
+        for category_id, name in zip(CATEGORY_IDS, THING_CLASSES, strict=True)
+    ],
+}  # fmt: skip
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _write_split(folder: Path, split: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Write one split in both formats and return what it holds."""
-    coco_images = folder / "coco" / f"{split}2017"
-    ade_split = {"train": "training", "val": "validation"}[split]
-    ade_images = folder / "ade" / "images" / ade_split
-    ade_maps = folder / "ade" / "annotations" / ade_split
-    for path in (coco_images, ade_images, ade_maps, folder / "coco" / "annotations"):
+def _write_split(
+    folder: Path, split: str, arguments: dict[str, Any]
+) -> tuple[dict[str, int], np.ndarray]:
+    """Write one split in both formats; returns its counts and the pixels per image and class."""
+    coco_images, coco_json = folder / f"coco/{split}2017", folder / "coco/annotations"
+    ade_images = folder / "ade/images" / _SPLITS[split]
+    ade_maps = folder / "ade/annotations" / _SPLITS[split]
+    for path in (coco_images, coco_json, ade_images, ade_maps):
         path.mkdir(parents=True, exist_ok=True)
-
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    pixels = np.zeros(len(SEMANTIC_CLASSES) + 1, np.int64)
-    present = np.zeros(len(SEMANTIC_CLASSES) + 1, np.int64)
-    for index in range(arguments[f"num_{split}"]):
+    pixels = np.zeros((arguments[f"num_{split}"], len(SEMANTIC_CLASSES) + 1), np.int64)
+    for index in range(len(pixels)):
         # One stream per image: image k does not depend on how many images there are.
-        rng = np.random.default_rng([arguments["seed"], _SPLITS.index(split), index])
-        scene = _draw_scene(rng, index, arguments["image_size"], arguments["max_shapes"])
-        image_id = index + 1
-        name = f"{image_id:012d}.jpg"
-        stem = f"ADE_{split}_{image_id:08d}"
-        quality = (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
+        rng = np.random.default_rng([arguments["seed"], list(_SPLITS).index(split), index])
+        scene = _Scene(rng, index, arguments["image_size"], arguments["max_shapes"])
+        image_id, (height, width) = index + 1, scene.shape
+        name, stem = f"{image_id:012d}.jpg", f"ADE_{split}_{image_id:08d}"
+        # Encoded in memory, because ``cv2.imwrite`` raises no error on a full disk.
         bgr = np.ascontiguousarray(scene.image[..., ::-1])
-        (coco_images / name).write_bytes(_encode(".jpg", bgr, quality))
-        _link_or_copy(coco_images / name, ade_images / f"{stem}.jpg")
-        (ade_maps / f"{stem}.png").write_bytes(_encode(".png", scene.semantic))
-        images.append(
-            {
-                "license": 1,
-                "file_name": name,
-                "coco_url": "",
-                "height": int(scene.semantic.shape[0]),
-                "width": int(scene.semantic.shape[1]),
-                "date_captured": "2024-01-01 00:00:00",
-                "flickr_url": "",
-                "id": image_id,
-            }
-        )
-        annotations += _annotations(scene, image_id, len(annotations) + 1)
-        counts = np.bincount(scene.semantic.ravel(), minlength=len(pixels))
-        pixels += counts
-        present += counts > 0
-
-    content = {
-        "info": {
-            "description": "Shapes: synthetic images in the COCO 2017 format",
-            "url": "",
-            "version": f"{FORMAT_VERSION}.0",
-            "year": 2024,
-            "contributor": "mmmetaformer",
-            "date_created": "2024/01/01",
-        },
-        "licenses": [
-            {
-                "url": "https://www.apache.org/licenses/LICENSE-2.0",
-                "id": 1,
-                "name": "Apache License 2.0",
-            }
-        ],
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"supercategory": "shape", "id": CATEGORY_IDS[label], "name": name}
-            for label, name in enumerate(THING_CLASSES)
-        ],
-    }
-    target = folder / "coco" / "annotations" / f"instances_{split}2017.json"
-    target.write_text(json.dumps(content), encoding="utf-8")
-    return {
-        "images": len(images),
-        "instances": sum(1 - item["iscrowd"] for item in annotations),
-        "crowds": sum(item["iscrowd"] for item in annotations),
-        "pixels": pixels,
-        "present": present,
-    }
+        jpeg = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
+        (coco_images / name).write_bytes(jpeg)
+        (ade_images / f"{stem}.jpg").write_bytes(jpeg)
+        (ade_maps / f"{stem}.png").write_bytes(cv2.imencode(".png", scene.semantic)[1].tobytes())
+        images.append({
+            "license": 1, "file_name": name, "coco_url": "", "height": height, "width": width,
+            "date_captured": "2024-01-01 00:00:00", "flickr_url": "", "id": image_id,
+        })  # fmt: skip
+        annotations += scene.annotations(image_id, len(annotations) + 1)
+        pixels[index] = np.bincount(scene.semantic.ravel(), minlength=pixels.shape[1])
+    content = json.dumps(_COCO_JSON | {"images": images, "annotations": annotations})
+    (coco_json / f"instances_{split}2017.json").write_text(content, encoding="utf-8")
+    crowds = sum(item["iscrowd"] for item in annotations)
+    counts = {"images": len(images), "instances": len(annotations) - crowds, "crowds": crowds}
+    return counts, pixels
 
 
 def _write_all(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     """Write the whole data set into an empty folder and return its summary."""
     splits = {split: _write_split(folder, split, arguments) for split in _SPLITS}
-    pixels = splits["train"]["pixels"] + splits["val"]["pixels"]
-    lines = ["Idx\tRatio\tTrain\tVal\tName"]
+    total = np.concatenate([pixels for _, pixels in splits.values()]).sum(axis=0)
+    train, val = ((pixels > 0).sum(axis=0) for _, pixels in splits.values())
+    lines = ["Idx\tRatio\tTrain\tVal\tName\n"]
     for value, name in enumerate(SEMANTIC_CLASSES, start=1):
-        ratio = pixels[value] / pixels.sum()
-        train, val = (splits[split]["present"][value] for split in _SPLITS)
-        lines.append(f"{value}\t{ratio:.4f}\t{train}\t{val}\t{name}")
-    (folder / "ade" / "objectInfo.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    counts = {
-        key: {split: splits[split][key] for split in _SPLITS}
-        for key in ("images", "instances", "crowds")
-    }
-    marker = {"format_version": FORMAT_VERSION, "arguments": arguments, "summary": counts}
+        ratio = total[value] / total.sum()
+        lines.append(f"{value}\t{ratio:.4f}\t{train[value]}\t{val[value]}\t{name}\n")
+    (folder / "ade" / "objectInfo.txt").write_text("".join(lines), encoding="utf-8")
+    keys = ("images", "instances", "crowds")
+    summary = {key: {split: splits[split][0][key] for split in _SPLITS} for key in keys}
+    marker = {"format_version": FORMAT_VERSION, "arguments": arguments, "summary": summary}
     (folder / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-    return counts
+    return summary
 
 
-# ------------------------------------------------------------------------------ arguments
 def _whole(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Check one whole number."""
-    allowed = f"a whole number of at least {low}"
-    if high is not None:
-        allowed = f"a whole number from {low} to {high}"
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be {allowed}, not {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be {allowed}, not {value!r}") from None
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+    wrong = f"{name} must be a whole number {bounds}, not {value!r}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(wrong)
+    number = int(value)
     if number < low or (high is not None and number > high):
-        raise ValueError(f"{name} must be {allowed}, not {number}")
+        raise ValueError(wrong)
     return number
 
 
-def _size_range(name: str, value: Any) -> tuple[int, int]:
-    """Check one side of the images: a number or a range of two."""
-    if not isinstance(value, (tuple, list)):
-        side = _whole(name, value, _MIN_SIDE, _MAX_SIDE)
-        return side, side
-    if len(value) != 2:
-        raise ValueError(f"{name} must be a number or a range (low, high), not {value!r}")
-    low, high = (_whole(name, side, _MIN_SIDE, _MAX_SIDE) for side in value)
-    if low > high:
-        raise ValueError(f"{name} must be a range (low, high) with low <= high, not {value!r}")
-    return low, high
-
-
-def _image_size(value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Bring ``image_size`` into the form ((low, high), (low, high)) for height and width."""
-    if not isinstance(value, (tuple, list)):
-        side = _size_range("image_size", value)
-        return side, side
-    if len(value) != 2:
-        raise ValueError(f"image_size must be a number or (height, width), not {value!r}")
-    return _size_range("image_size height", value[0]), _size_range("image_size width", value[1])
-
-
-def _read_marker(root: Path) -> dict[str, Any] | None:
-    """The content of ``shapes.json``; None where the folder is not a shapes data set."""
-    try:
-        marker = json.loads((root / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    keys = {"format_version", "arguments", "summary"}
-    return marker if isinstance(marker, dict) and keys <= set(marker) else None
+def _image_size(value: Any) -> list[list[int]]:
+    """Bring ``image_size`` into the form [[low, high], [low, high]] for height and width."""
+    sides = value if isinstance(value, (tuple, list)) else (value, value)
+    ranges = [side if isinstance(side, (tuple, list)) else (side, side) for side in sides]
+    if [len(bounds) for bounds in ranges] == [2, 2]:
+        checked = [
+            [_whole(f"image_size {axis}", bound, 64, 2048) for bound in bounds]
+            for axis, bounds in zip(("height", "width"), ranges, strict=True)
+        ]
+        if all(low <= high for low, high in checked):
+            return checked
+    raise ValueError(
+        "image_size must be a side or (height, width), each a number or a range (low, high) with "
+        f"low <= high, not {value!r}"
+    )
 
 
 def _existing(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
@@ -706,52 +502,56 @@ def _existing(root: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str, 
     present = {path.name for path in root.iterdir()}
     if not present:
         return None
-    marker = _read_marker(root)
-    if marker is None:
+    try:
+        marker = json.loads((root / _MARKER).read_text(encoding="utf-8"))
+        found = {"format_version": marker["format_version"], **marker["arguments"]}
+        summary = marker["summary"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(
             f"{root} is not empty and holds no shapes data set (no valid {_MARKER}), so it is left "
             "as it is; give another folder."
-        )
+        ) from None
     if overwrite:
-        strange = sorted(present - {"coco", "ade", _MARKER})
-        if strange:
-            raise FileExistsError(
-                f"{root} also holds {', '.join(strange)}, which overwriting would delete; move "
-                "that away or give another folder."
-            )
-        return None
-    found = {"format_version": marker["format_version"], **marker["arguments"]}
-    if found != wanted:
-        raise FileExistsError(
-            f"{root} holds a shapes data set of other arguments: found {json.dumps(found)}, asked "
-            f"for {json.dumps(wanted)}; pass overwrite=True (--overwrite) to replace it, or give "
-            "another folder."
+        strange = ", ".join(sorted(present - {"coco", "ade", _MARKER}))
+        if not strange:
+            return None
+        problem = f"also holds {strange}, which overwriting would delete; move that away"
+    elif found != wanted:
+        problem = (
+            f"holds a shapes data set of other arguments: found {json.dumps(found)}, asked for "
+            f"{json.dumps(wanted)}; pass overwrite=True (--overwrite) to replace it"
         )
-    if not {"coco", "ade"} <= present:
-        raise FileExistsError(
-            f"{root} is a shapes data set with a part missing; pass overwrite=True (--overwrite) "
-            "to write it again."
-        )
-    return marker["summary"]
+    elif not {"coco", "ade"} <= present:
+        problem = "is a shapes data set with a part missing; pass overwrite=True (--overwrite)"
+    else:
+        return summary
+    raise FileExistsError(f"{root} {problem} or give another folder.")
 
 
-def _publish(folder: Path, root: Path, replaces: bool) -> None:
-    """Rename the finished ``folder`` to ``root``, which is missing or empty unless ``replaces``."""
-    if not replaces:
-        if root.exists():
-            # Fails if something was put there meanwhile; nothing of that is ever deleted.
-            root.rmdir()
-        os.replace(folder, root)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{root.name}.old-", dir=root.parent))
-    os.replace(root, aside / root.name)
-    try:
-        os.replace(folder, root)
-    except BaseException:
-        os.replace(aside / root.name, root)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside)
+def _write_beside(root: Path, arguments: dict[str, Any], replaces: bool) -> dict[str, Any]:
+    """Write the data set in a folder beside ``root`` and rename it at the end.
+
+    Unless it ``replaces`` a data set, ``root`` must be missing or empty at that moment.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{root.name}.", dir=root.parent, ignore_cleanup_errors=True
+    ) as temporary:
+        # One level down, because only their owner can read temporary folders.
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        summary = _write_all(new, arguments)
+        try:
+            if replaces:
+                os.replace(root, old)
+            elif root.exists():
+                # Fails if something was put there meanwhile; nothing of that is ever deleted.
+                root.rmdir()
+            os.replace(new, root)
+        except BaseException:
+            if old.exists():
+                os.replace(old, root)
+            raise
+    return summary
 
 
 def generate_shapes(
@@ -765,18 +565,10 @@ def generate_shapes(
 ) -> dict[str, Any]:
     """Write the shapes data set in the formats of COCO instances and of ADE20K.
 
-    The files depend on the arguments and the versions of NumPy and OpenCV only. Image ``k`` of a
-    split is the same however many images are asked for. The layout is::
-
-        root/shapes.json                                    the arguments and the counts
-        root/coco/{train2017,val2017}/000000000001.jpg
-        root/coco/annotations/instances_{train2017,val2017}.json
-        root/ade/images/{training,validation}/ADE_{train,val}_00000001.jpg
-        root/ade/annotations/{training,validation}/ADE_{train,val}_00000001.png
-        root/ade/objectInfo.txt
-
-    Everything is written beside ``root`` and renamed at the end, so an interrupted run leaves no
-    half data set. A data set of the same arguments is reused as it is.
+    The files depend on the arguments and the versions of NumPy and OpenCV only; image ``k`` of a
+    split is the same however many there are. ``root/coco`` and ``root/ade`` are laid out as COCO
+    2017 and ADEChallengeData2016 are; ``root/shapes.json`` holds the arguments and the counts. An
+    interrupted run leaves nothing. A data set of the same arguments is reused as it is.
 
     Args:
         root: Folder of the data set. Must be new, empty or a shapes data set.
@@ -785,7 +577,7 @@ def generate_shapes(
         image_size: Side of square images, or (height, width), where each is a number or a range
             ``(low, high)`` to draw from, both ends included; from 64 to 2048 pixels.
         seed: Seed of all randomness, at least 0.
-        max_shapes: Images that are not empty hold 1 to this many shapes.
+        max_shapes: Images that are not empty hold 1 to this many shapes, at most 20.
         overwrite: Write again, replacing a shapes data set that is at ``root``.
 
     Returns:
@@ -793,15 +585,14 @@ def generate_shapes(
         ``instances`` and ``crowds``, each with the counts of ``train`` and ``val``.
 
     Raises:
-        TypeError: If a number is not a whole number.
-        ValueError: If a number is out of its range.
-        FileExistsError: If ``root`` is a file, a folder of something else, or a shapes data set
-            of other arguments and ``overwrite`` is not set.
+        TypeError, ValueError: If a number is not a whole number, or out of its range.
+        FileExistsError: If something else is at ``root``, or a shapes data set of other arguments
+            and ``overwrite`` is not set.
     """
     arguments: dict[str, Any] = {
         "num_train": _whole("num_train", num_train, 0),
         "num_val": _whole("num_val", num_val, 0),
-        "image_size": [list(side) for side in _image_size(image_size)],
+        "image_size": _image_size(image_size),
         "seed": _whole("seed", seed, 0),
         "max_shapes": _whole("max_shapes", max_shapes, 1, 20),
     }
@@ -811,25 +602,15 @@ def generate_shapes(
     # Resolved: renaming must replace the folder that a link points to, not the link.
     root = Path(root).expanduser().resolve()
     summary = _existing(root, wanted, overwrite)
-    if summary is not None:
-        return {"root": str(root), "reused": True, **summary}
-
-    replaces = root.exists() and any(root.iterdir())
-    root.parent.mkdir(parents=True, exist_ok=True)
-    outer = Path(tempfile.mkdtemp(prefix=f".{root.name}.new-", dir=root.parent))
-    try:
-        # One level down, because mkdtemp makes folders that only their owner can read.
-        folder = outer / "data"
-        folder.mkdir()
-        summary = _write_all(folder, arguments)
+    reused = summary is not None
+    if summary is None:
+        replaces = root.exists() and any(root.iterdir())
         try:
-            _publish(folder, root, replaces)
+            summary = _write_beside(root, arguments, replaces)
         except OSError:
             # Another process may have finished the same data set in the meantime.
-            other = None if replaces else _existing(root, wanted, overwrite=False)
-            if other is None:
+            summary = None if replaces else _existing(root, wanted, overwrite=False)
+            if summary is None:
                 raise
-            return {"root": str(root), "reused": True, **other}
-    finally:
-        shutil.rmtree(outer, ignore_errors=True)
-    return {"root": str(root), "reused": False, **summary}
+            reused = True
+    return {"root": str(root), "reused": reused, **summary}

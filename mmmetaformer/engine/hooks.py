@@ -106,19 +106,17 @@ class CompleteCheckpointHook(Hook):
         model = _bare_model(runner)
         weights = rename_parts(model, checkpoint["state_dict"])
         expected = model.state_dict()
+        wrong = []
         for name, value in expected.items():
-            reason = why_unusable(weights[name], value) if name in weights else None
-            if reason:
+            if name in weights and (reason := why_unusable(weights[name], value)):
                 raise WeightsError(f"the checkpoint does not fit the config: {name} {reason}")
-        wrong = [
-            name
-            for name, value in expected.items()
-            if name not in weights or weights[name].shape != value.shape
-        ]
+            if name not in weights or weights[name].shape != value.shape:
+                wrong.append(name)
         if wrong and self.use != "load_from":
+            shown = ", ".join(wrong[:5]) + " ..." * (len(wrong) > 5)
             raise UserError(
                 f"the checkpoint does not fit the config: {len(wrong)} of {len(expected)} tensors "
-                f"are missing or differ in shape ({_some(wrong)})"
+                f"are missing or differ in shape ({shown})"
             )
         if self.use == "resume":
             _check_resumable(checkpoint)
@@ -130,11 +128,10 @@ class PlainCheckpointHook(Hook):
     """Saves checkpoints that ``torch.load(weights_only=True)`` reads, whoever calls it.
 
     mmengine's message hub holds ``HistoryBuffer`` and numpy scalars, which torch's safe loader
-    refuses. ``DetInferencer`` and ``MMSegInferencer`` read a file before they build its model, so
-    before this package could allow them. This hook saves plain containers, numbers and tensors
-    instead, and makes ``HistoryBuffer`` of them again when a checkpoint is loaded. Without the
-    hook such a checkpoint resumes, too, but for the history of the logged scalars. Added by
-    ``tools/train.py``.
+    refuses. ``DetInferencer`` and ``MMSegInferencer`` read a file before this package could allow
+    them. This hook saves plain containers, numbers and tensors instead, and restores the
+    ``HistoryBuffer`` on loading. Without the hook such a checkpoint resumes, too, but for the
+    history of the logged scalars. Added by ``tools/train.py``.
 
     numpy arrays become tensors, and objects of other classes None, with a warning.
     """
@@ -179,9 +176,10 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         is_array = isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
         return torch.from_numpy(value.copy()) if is_array else _plain(value.tolist(), where)
-    for kind in (bool, int, float, complex, str, bytes):  # subclasses of them
-        if isinstance(value, kind):
-            return kind(value)
+    plain: Any  # subclasses of these become what they derive from
+    for plain in (bool, int, float, complex, str, bytes):
+        if isinstance(value, plain):
+            return plain(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     warn(f"{where} is of {type(value).__name__}, which checkpoints cannot hold: saved as None")
@@ -215,7 +213,3 @@ def _warn_of_other_classes(runner: Runner, checkpoint: dict) -> None:
             f"the checkpoint was trained with other classes than the data set's, or in another "
             f"order: {theirs!r} where this has {ours!r}, the first of {len(differing)}"
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")

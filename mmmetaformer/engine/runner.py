@@ -33,13 +33,7 @@ class ToolRunner(Runner):
         strict: bool = False,
         revise_keys: Sequence[tuple[str, str]] = ((_DDP_PREFIX, ""),),
     ) -> dict[str, Any]:
-        """As mmengine's.
-
-        Args:
-            filename: Path or http(s) address.
-            map_location: Not used: files are read to the CPU, and copied from there.
-            strict: Whether missing and unexpected names are errors.
-            revise_keys: Patterns in names and what replaces them.
+        """As mmengine's, but ``map_location`` is not used: files are read to the CPU.
 
         Raises:
             WeightsError: If the file cannot be read or does not fit; names the file.
@@ -59,11 +53,12 @@ class ToolRunner(Runner):
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a config; one of a class that reads checkpoints in its own way keeps it."""
+    """The runner of a config; a class that reads checkpoints in its own way is left as it is."""
     cls = RUNNERS.get(cfg.get("runner_type", "Runner"))
     if cls is None or cls.load_checkpoint is not Runner.load_checkpoint:
         return RUNNERS.build(cfg)
-    return type(cls.__name__, (ToolRunner, cls), {}).from_cfg(cfg)
+    tool_runner: type[Runner] = type(cls.__name__, (ToolRunner, cls), {})
+    return tool_runner.from_cfg(cfg)
 
 
 def as_runner_checkpoint(content: Any) -> dict[str, Any]:
@@ -81,10 +76,11 @@ def as_runner_checkpoint(content: Any) -> dict[str, Any]:
     """
     unwrap(content)
     weights = innermost(content)
-    state = OrderedDict(
+    state: Any = OrderedDict(
         (re.sub(_DDP_PREFIX, "", k), v) for k, v in weights.items() if isinstance(k, str)
     )
     metadata = getattr(weights, "_metadata", {})
+    # torch reads the versions of modules from this attribute.
     state._metadata = {re.sub(_DDP_PREFIX, "", k): v for k, v in metadata.items()}
     beside = {} if weights is content else content
     meta = beside.get("meta")

@@ -33,7 +33,8 @@ class _Fused(nn.Module):
     """The base of the fused classes.
 
     Attributes:
-        fused: As in :func:`fuse`: ``'auto'``, True or the name of an implementation.
+        fused: As in :func:`fuse`: ``'auto'``, True or the name of an implementation; False after
+            :func:`unfuse`.
     """
 
     fused: bool | str = "auto"
@@ -41,7 +42,9 @@ class _Fused(nn.Module):
     def may_run_fused(self, x: Tensor) -> bool:
         """Whether the fused form may run on a map now. ``'auto'`` is the literal form on GPUs, for
         which there are no measurements."""
-        return fused_forms_may_run(x) and (self.fused != "auto" or not x.is_cuda)
+        if self.fused is False or not fused_forms_may_run(x):
+            return False
+        return self.fused != "auto" or not x.is_cuda
 
     @property
     def ops(self) -> Implementation:
@@ -100,7 +103,7 @@ class _FusedOutput(_Fused):
     gradient would not be channels_last, and the whole backward pass would be slow."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.may_run_fused(x):
+        if not self.may_run_fused(x) or not is_untouched(self):
             return super().forward(x)
         if isinstance(self, nn.Identity):
             return x if x.is_contiguous() else Contiguous.apply(x)
@@ -134,12 +137,14 @@ _OUTPUTS: dict[type, type[_Fused]] = {
     LayerNorm2d: FusedLayerNorm2d,
     nn.Identity: FusedIdentity,
 }
+_LITERAL = {fused: literal for literal, fused in (_CLASSES | _OUTPUTS).items()}
 
 
 def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
     """Let the blocks of a model run in their fused forms, in place, and return the model.
 
     Parameters, state-dict keys and hooks stay, and so do, but for rounding, results and gradients.
+    A model that is fused may be fused again, with another argument.
 
     Args:
         model: A block, a backbone, or a detector or segmentor with a backbone of this package.
@@ -152,11 +157,12 @@ def fuse(model: nn.Module, fused: bool | str = "auto") -> nn.Module:
     """
     if fused not in ("auto", True):
         find_implementation(cast(str, fused))
-    replacements = _replacements(model)
-    for module, cls in replacements:
-        module.__class__ = cls
+    modules = _fusable(model)
+    for module, cls in modules:
+        if not isinstance(module, _Fused):
+            module.__class__ = cls  # type: ignore[assignment]  # a module's class
         cast(_Fused, module).fused = fused
-    if not replacements and fused != "auto":
+    if not modules and fused != "auto":
         raise ValueError(
             f"fused={fused!r}, but nothing of {type(model).__name__} has a fused form: leave "
             "fused='auto'"
@@ -168,24 +174,28 @@ def unfuse(model: nn.Module) -> nn.Module:
     """Undo :func:`fuse`, in place, and return the model."""
     for module in model.modules():
         if isinstance(module, _Fused):
-            literal = next(c for c in type(module).__mro__ if not issubclass(c, _Fused))
-            module.__class__ = literal  # type: ignore[assignment]  # a module's class
-            del module.fused
+            # A class that somebody made of it, as FSDP and parametrizations do, is theirs.
+            module.fused = False
+            module.__class__ = _LITERAL.get(type(module), type(module))
     return model
 
 
-def _replacements(model: nn.Module) -> list[tuple[nn.Module, type[_Fused]]]:
-    """The modules to be fused, and their fused classes."""
+def _fusable(model: nn.Module) -> list[tuple[nn.Module, type[_Fused]]]:
+    """The modules that are fused or may be, and their fused classes."""
     from ..backbones.base import Backbone  # which imports this module
 
     if not isinstance(model, Backbone):
         backbones = [module for module in model.modules() if isinstance(module, Backbone)]
         if backbones:
-            return [pair for backbone in backbones for pair in _replacements(backbone)]
-    blocks = [module for module in model.modules() if type(module) is MetaFormerBlock]
+            return [pair for backbone in backbones for pair in _fusable(backbone)]
+    blocks = [m for m in model.modules() if isinstance(m, FusedBlock) or type(m) is MetaFormerBlock]
     if not any(fused_form(branch) for b in blocks for branch in residual_branches(b)):
         return []
-    found = [(m, _CLASSES[type(m)]) for m in model.modules() if type(m) in _CLASSES]
+    found = [
+        (module, _CLASSES.get(type(module), FusedBlock))
+        for module in model.modules()
+        if isinstance(module, _Fused) or type(module) in _CLASSES
+    ]
     if isinstance(model, Backbone):
         norms = [getattr(model, f"norm{index}") for index in model.out_indices]
         emitting = [n for n in norms if type(n) is nn.Identity or is_known_norm(n)]

@@ -1,7 +1,7 @@
 """The conditions under which a fused form may replace the modules of a block.
 
-Nobody may see a difference. With hooks, replaced modules, or anything that interprets operators,
-the literal forward pass runs.
+With hooks, replaced modules, or anything that interprets operators, the literal forward pass runs.
+A ``forward`` that somebody replaced in a class, not in a module, cannot be seen here.
 """
 
 from __future__ import annotations

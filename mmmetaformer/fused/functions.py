@@ -31,7 +31,9 @@ class Norm(Function):
     def forward(
         ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, norm: AffineNorm
     ) -> Tensor:
-        dtype = x.dtype if gamma is None else torch.promote_types(x.dtype, gamma.dtype)
+        dtype = x.dtype
+        if gamma is not None and x.is_cuda:  # on the CPU, norms give the dtype of their map
+            dtype = torch.promote_types(dtype, gamma.dtype)
         n, mean, rstd = norm.forward(x, gamma, beta, dtype)
         ctx.save_for_backward(x, mean, rstd, gamma, beta)
         ctx.norm = norm

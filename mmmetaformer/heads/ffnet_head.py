@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -93,6 +94,11 @@ class FFNetHead(PublishedNames, BaseDecodeHead):
         TypeError: If ``in_channels`` is no list.
         ValueError: If there are no blocks or not one index per map.
     """
+
+    # mmseg's, which has no types.
+    align_corners: bool
+    cls_seg: Callable[[Tensor], Tensor]
+    _transform_inputs: Callable[[list[Tensor]], list[Tensor]]
 
     layouts = HEAD_LAYOUTS
     class_names = (r"^conv_seg\.",)

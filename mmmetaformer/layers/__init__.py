@@ -1,8 +1,6 @@
 """Layers that all backbones share: norms, activations, scales, stem and downsampling."""
 
-import warnings
-from importlib import import_module
-
+from .._moved import moved_name
 from .activation import SquaredReLU, StarReLU, build_activation
 from .checkpoint import checkpoint_block
 from .downsampling import BottleneckDownsampling, ConvStem, RepDownsampling
@@ -22,8 +20,6 @@ from .reparam import (
 )
 from .scale import ChannelScale, DropPath
 from .sync_norm import CPUSyncBatchNorm
-
-_MOVED = {"ConvDownsampling": "mmmetaformer.backbones.metaformer"}
 
 __all__ = [
     "BottleneckDownsampling",
@@ -56,11 +52,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        f"{name} has moved to {_MOVED[name]}: import it from there",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return getattr(import_module(_MOVED[name]), name)
+    return moved_name(__name__, name)

@@ -6,6 +6,7 @@ from math import prod
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from .._moved import moved_name
 from ..registry import MODELS
 from .activation import build_activation
 from .reparam import ConvNorm, RepConv, ResidualNormConv
@@ -152,3 +153,7 @@ class BottleneckDownsampling(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(self.act(self.conv(x)))
+
+
+def __getattr__(name: str) -> object:
+    return moved_name(__name__, name)

@@ -11,8 +11,8 @@ def check_shape_is_kept(mixer: nn.Module) -> nn.Module:
     shape might broadcast in the residual, and train on.
 
     Returns:
-        The mixer, with a forward hook that raises a ValueError. The mixers of this package are
-        tested and get no hook.
+        The mixer, with a forward hook that raises a ValueError. The mixers in ``mixers/`` and
+        ``channel_mixers/`` are tested and get no hook.
     """
     if not type(mixer).__module__.startswith(_OWN):
         mixer.register_forward_hook(_check_shape_hook)

@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_HALF = (127.5, 127.5, 127.5)
-_HUB_FILE = "model.safetensors"
-# Images between 0 and 1.
-_ZERO, _ONE = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
+RGB = tuple[float, float, float]
+IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)
+IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,10 @@ class Checkpoint:
         tag: What ``pretrained=`` calls it; the first of an arch is what ``pretrained=True`` takes.
         url: Address of the file.
         layout: Key layout, as in :mod:`mmmetaformer.weights.layouts`.
-        image_size: Side of the images in its last training, in pixels; None where it is not
-            published.
+        image_size: Side of the training images in pixels; None where it is not published.
         training: Data of its training.
-        mean: Mean of each channel (RGB) that images are to have taken off, of 0 to 255.
-        std: What they are then divided by.
+        mean: Mean of each channel (RGB), for pixels from 0 to 255.
+        std: Standard deviation of each channel.
         hub_id: Name of timm's copy on its model hub.
     """
 
@@ -40,14 +36,14 @@ class Checkpoint:
     layout: str
     image_size: int | None = 224
     training: str = "ImageNet-1k"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
     hub_id: str | None = None
 
     @property
     def family(self) -> str:
         """The family of the arch."""
-        # Not above: the backbones import the weights.
+        # Imported here because the backbones import the weights.
         from ..backbones.variants import VARIANTS
 
         return VARIANTS[self.arch]["family"]
@@ -58,15 +54,15 @@ class Checkpoint:
 
     @property
     def file_name(self) -> str:
-        """What the file is called in a folder with the others; those of timm's hub, which all have
-        one name, after ``hub_id``."""
+        """A name that no other file of the catalogue has: on timm's hub all have the same."""
         name = self.url.rpartition("/")[2]
-        is_named_after_hub = self.hub_id is not None and name == _HUB_FILE
-        return f"{str(self.hub_id).rpartition('/')[2]}.safetensors" if is_named_after_hub else name
+        if self.hub_id is not None and name == _HUB_FILE:
+            return f"{self.hub_id.rpartition('/')[2]}.safetensors"
+        return name
 
     @property
     def sha256_prefix(self) -> str | None:
-        """The first digits of the file's SHA-256 where its name tells them, as OpenMMLab's do."""
+        """The first digits of the file's SHA-256 if its name has them, as OpenMMLab's do."""
         return sha256_prefix(self.url)
 
 
@@ -75,16 +71,14 @@ class TrainedCheckpoint:
     """One published file with the weights of a detector or segmentor.
 
     Attributes:
-        config: Name of the config that it belongs to, without ``.py``.
+        config: Name of its config, without ``.py``.
         arch: Name of its backbone.
         training: Data of its training.
-        image_size: Rows and columns of the images in its training: the largest of a detector's,
-            the crop of a segmentor's.
+        image_size: Rows and columns of the training images: a detector's largest, a segmentor's
+            crop.
         layout: Key layout of the backbone.
-        url: Address of the file; None if none is known that a program can fetch.
+        url: Address of the file; None if a program cannot fetch it.
         note: What else has to be known to get it.
-        mean: As of :class:`Checkpoint`.
-        std: As of :class:`Checkpoint`.
     """
 
     config: str
@@ -94,38 +88,121 @@ class TrainedCheckpoint:
     layout: str
     url: str | None
     note: str | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
 
 
 def sha256_prefix(source: str) -> str | None:
-    """The eight digits of a SHA-256 in the name of one of OpenMMLab's files, or of a file that was
-    named as these are (``name-abcdef12.pth``); None in other names.
+    """The eight SHA-256 digits in a file name such as OpenMMLab's ``name-abcdef12.pth``, or None.
 
-    Elsewhere than in OpenMMLab's own addresses digits without a letter are none: they are dates and
-    numbers of iterations.
+    Outside OpenMMLab's own addresses the digits need a letter: others are dates and iterations.
     """
     match = re.match(r"https://download\.openmmlab\.com/.*[-_]([0-9a-f]{8})\.pth$", source)
     match = match or re.search(r"-(?=\d*[a-f])([0-9a-f]{8})\.pth$", source.partition("?")[0])
     return match.group(1) if match else None
 
 
-_POOLFORMER = "https://github.com/sail-sg/poolformer/releases/download/v1.0"
+_HUB_FILE = "model.safetensors"
+_GITHUB = "https://github.com"
+_POOLFORMER = f"{_GITHUB}/sail-sg/poolformer/releases/download/v1.0"
 _SAIL = "https://huggingface.co/sail/dl/resolve/main"
-_FFNET = "https://github.com/ysj9909/FFNet/releases/download/v1.0"
-_CONVMIXER = "https://github.com/tmp-iclr/convmixer/releases/download/v1.0"
+_FFNET = f"{_GITHUB}/ysj9909/FFNet/releases/download/v1.0"
+_CONVMIXER = f"{_GITHUB}/tmp-iclr/convmixer/releases/download/v1.0"
 _OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0"
-_IN21K = "ImageNet-21k"
-_IN21FT1K = "ImageNet-21k, then ImageNet-1k"
-_DISTILLED = "ImageNet-1k, distilled"
-_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download"
+_TIMM = f"{_GITHUB}/rwightman/pytorch-image-models/releases/download"
 _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5"
 
+_IN21K, _IN21FT1K = "ImageNet-21k", "ImageNet-21k, then ImageNet-1k"
+_SIZES = ("s12", "s24", "s36", "m36", "m48")
+_CONV_AND_CA = [(f, s) for f in ("convformer", "caformer") for s in ("s18", "s36", "m36", "b36")]
+# Tag, suffix at the authors, suffix at timm, side and data of the files of one arch.
+_TRAININGS = (
+    ("in1k", "", "in1k", 224, "ImageNet-1k"),
+    ("384_in1k", "_384", "in1k_384", 384, "ImageNet-1k"),
+    ("in21ft1k", "_in21ft1k", "in22k_ft_in1k", 224, _IN21FT1K),
+    ("384_in21ft1k", "_384_in21ft1k", "in22k_ft_in1k_384", 384, _IN21FT1K),
+    ("in21k", "_in21k", "in22k", 224, _IN21K),
+)
+# Pixels from -1 to 1 for Google's MLP-Mixers, from 0 to 1 for those of "miil".
+_GOOGLE: tuple[RGB, RGB] = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+_MIIL: tuple[RGB, RGB] = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
 
-def _on_hub(name: str) -> dict[str, Any]:
-    """Address and name of one of timm's files on its model hub."""
+
+def _on_hub(
+    arch: str, tag: str, layout: str, name: str, side: int = 224, training: str = "ImageNet-1k"
+) -> Checkpoint:
+    """One of timm's files on its model hub."""
     hub_id = f"timm/{name}"
-    return dict(url=f"https://huggingface.co/{hub_id}/resolve/main/{_HUB_FILE}", hub_id=hub_id)
+    url = f"https://huggingface.co/{hub_id}/resolve/main/{_HUB_FILE}"
+    return Checkpoint(arch, f"timm_{tag}", url, layout, side, training, hub_id=hub_id)
+
+
+# fmt: off
+CATALOGUE: tuple[Checkpoint, ...] = (
+    *(Checkpoint(f"poolformer_{size}", "in1k", f"{_POOLFORMER}/poolformer_{size}.pth.tar",
+                 "PoolFormer")
+      for size in _SIZES),
+    *(Checkpoint(f"poolformer_{size}", "mmpretrain_in1k", f"{_OPENMMLAB}/poolformer/"
+                 f"poolformer-{size}_3rdparty_32xb128_in1k_20220414-{digits}.pth", "PoolFormer")
+      for size, digits in dict(s12="f8d83051", s24="d7055904", s36="d78ff3e8", m36="c55e0949",
+                               m48="9378f3eb").items()),
+    *(Checkpoint(f"metaformer_s12_{name}", "in1k", f"{_POOLFORMER}/metaformer_{theirs}.pth.tar",
+                 "PoolFormer")
+      for name, theirs in dict(identity="id_s12", pppa="pppa_s12_224", ppaa="ppaa_s12_224",
+                               pppf="pppf_s12_224", ppff="ppff_s12_224").items()),
+    *(Checkpoint(f"{family}_{size}", "in1k", f"{_SAIL}/{family}/{family}_{size}.pth",
+                 "mmmetaformer")
+      for family in ("identityformer", "randformer", "poolformerv2") for size in _SIZES),
+    *(Checkpoint(f"{family}_{size}", tag, f"{_SAIL}/{family}/{family}_{size}{suffix}.pth",
+                 "mmmetaformer", side, training)
+      for family, size in _CONV_AND_CA for tag, suffix, _, side, training in _TRAININGS),
+    *(Checkpoint(f"ffnet_{size}", tag, f"{_FFNET}/ffnet_{size}{suffix}.pth.tar", "FFNet", 256,
+                 training)
+      for size in "123" for tag, suffix, training in (
+          ("in1k", "", "ImageNet-1k"),
+          ("distilled_in1k", "_distillation", "ImageNet-1k, distilled"))),
+    *(Checkpoint(f"ffnet_{size}", "384_in1k", f"{_FFNET}/ffnet_{size}_384.pth.tar", "FFNet", 384)
+      for size in "34"),
+    Checkpoint("ffnet_seg", "in1k", f"{_FFNET}/ffnet_seg.pth.tar", "FFNet_seg", None),
+    *(Checkpoint(f"convmixer_{name[:name.index('_ks')]}", "in1k",
+                 f"{_CONVMIXER}/convmixer_{name}.pth.tar", "ConvMixer")
+      for name in ("768_32_ks7_p7_relu", "1024_20_ks9_p14", "1536_20_ks9_p7")),
+    *(Checkpoint(f"convmixer_{width}_{depth}", "mmpretrain_in1k", f"{_OPENMMLAB}/convmixer/"
+                 f"convmixer-{width}{dash}{depth}_3rdparty_10xb64_in1k_20220323-{digits}.pth",
+                 "mmpretrain ConvMixer")
+      for width, dash, depth, digits in ((768, "-", 32, "bca1f7b8"), (1024, "-", 20, "48f8aeba"),
+                                         (1536, "_", 20, "ea5786f3"))),
+    *(Checkpoint(f"mlp_mixer_{size}16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-{theirs}-p16"
+                 f"_3rdparty_64xb64_in1k_20211124-{digits}.pth", "mmpretrain MLP-Mixer", 224,
+                 _IN21FT1K, *_GOOGLE)
+      for size, theirs, digits in (("b", "base", "1377e3e0"), ("l", "large", "5a2519d2"))),
+    # timm's copies, by what timm calls them.
+    *(_on_hub(f"{family}_{size}", "in1k", "timm MetaFormer", f"{family}_{size}.sail_in1k")
+      for family in ("poolformer", "poolformerv2") for size in _SIZES),
+    *(_on_hub(f"{family}_{size}", tag, "timm MetaFormer", f"{family}_{size}.sail_{theirs}", side,
+              training)
+      for family, size in _CONV_AND_CA for tag, _, theirs, side, training in _TRAININGS),
+    *(_on_hub(f"convmixer_{name.removesuffix('_ks9_p14')}", "in1k", "timm ConvMixer",
+              f"convmixer_{name}.in1k")
+      for name in ("768_32", "1024_20_ks9_p14", "1536_20")),
+    *(Checkpoint(f"mlp_mixer_{arch}", f"timm_{tag}", f"{_TIMM}/{file}.pth", "timm MLP-Mixer", 224,
+                 training, *images, f"timm/mixer_{arch}_224.{name}")
+      for arch, tag, file, training, images, name in (
+          ("b16", "in21ft1k", "v0.1-vitjx/jx_mixer_b16_224-76587d61", _IN21FT1K, _GOOGLE,
+           "goog_in21k_ft_in1k"),
+          ("b16", "in21k", "v0.1-vitjx/jx_mixer_b16_224_in21k-617b3de2", _IN21K, _GOOGLE,
+           "goog_in21k"),
+          ("b16", "miil_in21ft1k", "v0.1-tresnet/mixer_b16_224_miil-9229a591", _IN21FT1K, _MIIL,
+           "miil_in21k_ft_in1k"),
+          ("b16", "miil_in21k", "v0.1-tresnet/mixer_b16_224_miil_in21k-2a558a71", _IN21K, _MIIL,
+           "miil_in21k"),
+          ("l16", "in21ft1k", "v0.1-vitjx/jx_mixer_l16_224-92f9adc4", _IN21FT1K, _GOOGLE,
+           "goog_in21k_ft_in1k"),
+          ("l16", "in21k", "v0.1-vitjx/jx_mixer_l16_224_in21k-846aa33c", _IN21K, _GOOGLE,
+           "goog_in21k"))),
+)
+
+
+_SHARED = "the authors shared it on file-sharing sites only"
+_COCO, _ADE20K = ("COCO", (800, 1333)), ("ADE20K", (512, 512))
 
 
 def _mmseg_file(size: str, stamp: str) -> str:
@@ -133,108 +210,27 @@ def _mmseg_file(size: str, stamp: str) -> str:
     return f"{_MMSEG}/poolformer/{name}/{name}_{stamp}.pth"
 
 
-# fmt: off
-CATALOGUE: tuple[Checkpoint, ...] = (
-    *(
-        Checkpoint(f"poolformer_{size}", "in1k", f"{_POOLFORMER}/poolformer_{size}.pth.tar", "PoolFormer")  # noqa: E501
-        for size in ("s12", "s24", "s36", "m36", "m48")
-    ),
-    *(
-        Checkpoint(f"poolformer_{size}", "mmpretrain_in1k", f"{_OPENMMLAB}/poolformer/poolformer-{size}_3rdparty_32xb128_in1k_20220414-{digits}.pth", "PoolFormer")  # noqa: E501
-        for size, digits in dict(s12="f8d83051", s24="d7055904", s36="d78ff3e8", m36="c55e0949", m48="9378f3eb").items()  # noqa: E501
-    ),
-    *(
-        Checkpoint(f"metaformer_s12_{ours}", "in1k", f"{_POOLFORMER}/metaformer_{theirs}.pth.tar", "PoolFormer")  # noqa: E501
-        for ours, theirs in dict(identity="id_s12", pppa="pppa_s12_224", ppaa="ppaa_s12_224", pppf="pppf_s12_224", ppff="ppff_s12_224").items()  # noqa: E501
-    ),
-    *(
-        Checkpoint(f"{family}_{size}", "in1k", f"{_SAIL}/{family}/{family}_{size}.pth", "mmmetaformer")  # noqa: E501
-        for family in ("identityformer", "randformer", "poolformerv2")
-        for size in ("s12", "s24", "s36", "m36", "m48")
-    ),
-    *(
-        Checkpoint(f"{family}_{size}", tag, f"{_SAIL}/{family}/{family}_{size}{suffix}.pth", "mmmetaformer", side, training)  # noqa: E501
-        for family in ("convformer", "caformer")
-        for size in ("s18", "s36", "m36", "b36")
-        for tag, suffix, side, training in (
-            ("in1k", "", 224, "ImageNet-1k"),
-            ("384_in1k", "_384", 384, "ImageNet-1k"),
-            ("in21ft1k", "_in21ft1k", 224, _IN21FT1K),
-            ("384_in21ft1k", "_384_in21ft1k", 384, _IN21FT1K),
-            ("in21k", "_in21k", 224, _IN21K),
-        )
-    ),
-    Checkpoint("ffnet_1", "in1k", f"{_FFNET}/ffnet_1.pth.tar", "FFNet", 256),
-    Checkpoint("ffnet_1", "distilled_in1k", f"{_FFNET}/ffnet_1_distillation.pth.tar", "FFNet", 256, _DISTILLED),  # noqa: E501
-    Checkpoint("ffnet_2", "in1k", f"{_FFNET}/ffnet_2.pth.tar", "FFNet", 256),
-    Checkpoint("ffnet_2", "distilled_in1k", f"{_FFNET}/ffnet_2_distillation.pth.tar", "FFNet", 256, _DISTILLED),  # noqa: E501
-    Checkpoint("ffnet_3", "in1k", f"{_FFNET}/ffnet_3.pth.tar", "FFNet", 256),
-    Checkpoint("ffnet_3", "distilled_in1k", f"{_FFNET}/ffnet_3_distillation.pth.tar", "FFNet", 256, _DISTILLED),  # noqa: E501
-    Checkpoint("ffnet_3", "384_in1k", f"{_FFNET}/ffnet_3_384.pth.tar", "FFNet", 384),
-    Checkpoint("ffnet_4", "384_in1k", f"{_FFNET}/ffnet_4_384.pth.tar", "FFNet", 384),
-    Checkpoint("ffnet_seg", "in1k", f"{_FFNET}/ffnet_seg.pth.tar", "FFNet_seg", None),
-    Checkpoint("convmixer_768_32", "in1k", f"{_CONVMIXER}/convmixer_768_32_ks7_p7_relu.pth.tar", "ConvMixer"),  # noqa: E501
-    Checkpoint("convmixer_1024_20", "in1k", f"{_CONVMIXER}/convmixer_1024_20_ks9_p14.pth.tar", "ConvMixer"),  # noqa: E501
-    Checkpoint("convmixer_1536_20", "in1k", f"{_CONVMIXER}/convmixer_1536_20_ks9_p7.pth.tar", "ConvMixer"),  # noqa: E501
-    Checkpoint("convmixer_768_32", "mmpretrain_in1k", f"{_OPENMMLAB}/convmixer/convmixer-768-32_3rdparty_10xb64_in1k_20220323-bca1f7b8.pth", "mmpretrain ConvMixer"),  # noqa: E501
-    Checkpoint("convmixer_1024_20", "mmpretrain_in1k", f"{_OPENMMLAB}/convmixer/convmixer-1024-20_3rdparty_10xb64_in1k_20220323-48f8aeba.pth", "mmpretrain ConvMixer"),  # noqa: E501
-    Checkpoint("convmixer_1536_20", "mmpretrain_in1k", f"{_OPENMMLAB}/convmixer/convmixer-1536_20_3rdparty_10xb64_in1k_20220323-ea5786f3.pth", "mmpretrain ConvMixer"),  # noqa: E501
-    # The Google weights want images between -1 and 1.
-    Checkpoint("mlp_mixer_b16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-base-p16_3rdparty_64xb64_in1k_20211124-1377e3e0.pth", "mmpretrain MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF),  # noqa: E501
-    Checkpoint("mlp_mixer_l16", "in21ft1k", f"{_OPENMMLAB}/mlp-mixer/mixer-large-p16_3rdparty_64xb64_in1k_20211124-5a2519d2.pth", "mmpretrain MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF),  # noqa: E501
-    # timm's copies, by what timm calls them.
-    *(
-        Checkpoint(f"{family}_{size}", "timm_in1k", layout="timm MetaFormer", **_on_hub(f"{family}_{size}.sail_in1k"))  # noqa: E501
-        for family in ("poolformer", "poolformerv2")
-        for size in ("s12", "s24", "s36", "m36", "m48")
-    ),
-    *(
-        Checkpoint(f"{family}_{size}", f"timm_{tag}", layout="timm MetaFormer", image_size=side, training=training, **_on_hub(f"{family}_{size}.sail_{theirs}"))  # noqa: E501
-        for family in ("convformer", "caformer")
-        for size in ("s18", "s36", "m36", "b36")
-        for tag, theirs, side, training in (
-            ("in1k", "in1k", 224, "ImageNet-1k"),
-            ("384_in1k", "in1k_384", 384, "ImageNet-1k"),
-            ("in21ft1k", "in22k_ft_in1k", 224, _IN21FT1K),
-            ("384_in21ft1k", "in22k_ft_in1k_384", 384, _IN21FT1K),
-            ("in21k", "in22k", 224, _IN21K),
-        )
-    ),
-    *(
-        Checkpoint(f"convmixer_{ours}", "timm_in1k", layout="timm ConvMixer", **_on_hub(f"convmixer_{theirs}.in1k"))  # noqa: E501
-        for ours, theirs in {"768_32": "768_32", "1024_20": "1024_20_ks9_p14", "1536_20": "1536_20"}.items()  # noqa: E501
-    ),
-    Checkpoint("mlp_mixer_b16", "timm_in21ft1k", f"{_TIMM}/v0.1-vitjx/jx_mixer_b16_224-76587d61.pth", "timm MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF, "timm/mixer_b16_224.goog_in21k_ft_in1k"),  # noqa: E501
-    Checkpoint("mlp_mixer_b16", "timm_in21k", f"{_TIMM}/v0.1-vitjx/jx_mixer_b16_224_in21k-617b3de2.pth", "timm MLP-Mixer", 224, _IN21K, _HALF, _HALF, "timm/mixer_b16_224.goog_in21k"),  # noqa: E501
-    Checkpoint("mlp_mixer_b16", "timm_miil_in21ft1k", f"{_TIMM}/v0.1-tresnet/mixer_b16_224_miil-9229a591.pth", "timm MLP-Mixer", 224, _IN21FT1K, _ZERO, _ONE, "timm/mixer_b16_224.miil_in21k_ft_in1k"),  # noqa: E501
-    Checkpoint("mlp_mixer_b16", "timm_miil_in21k", f"{_TIMM}/v0.1-tresnet/mixer_b16_224_miil_in21k-2a558a71.pth", "timm MLP-Mixer", 224, _IN21K, _ZERO, _ONE, "timm/mixer_b16_224.miil_in21k"),  # noqa: E501
-    Checkpoint("mlp_mixer_l16", "timm_in21ft1k", f"{_TIMM}/v0.1-vitjx/jx_mixer_l16_224-92f9adc4.pth", "timm MLP-Mixer", 224, _IN21FT1K, _HALF, _HALF, "timm/mixer_l16_224.goog_in21k_ft_in1k"),  # noqa: E501
-    Checkpoint("mlp_mixer_l16", "timm_in21k", f"{_TIMM}/v0.1-vitjx/jx_mixer_l16_224_in21k-846aa33c.pth", "timm MLP-Mixer", 224, _IN21K, _HALF, _HALF, "timm/mixer_l16_224.goog_in21k"),  # noqa: E501
-)
-
-_SHARED = "the authors shared it on file-sharing sites only"
-
 TRAINED: tuple[TrainedCheckpoint, ...] = (
-    *(
-        TrainedCheckpoint(f"{method}_poolformer-{size}_fpn_1x_coco", f"poolformer_{size}", "COCO", (800, 1333), "PoolFormer", None, _SHARED)  # noqa: E501
-        for method in ("retinanet", "mask-rcnn")
-        for size in ("s12", "s24", "s36")
-    ),
-    *(
-        TrainedCheckpoint(f"poolformer-{size}_fpn_8xb4-40k_ade20k-512x512", f"poolformer_{size}", "ADE20K", (512, 512), "PoolFormer", url, note)  # noqa: E501
-        for size, stamp in dict(s12="20220501_115154-b5aa2f49", s24="20220503_222049-394a7cf7", s36="20220501_151122-b47e607d", m36="20220501_164230-3dc83921", m48="20220504_003923-64168d3b").items()  # noqa: E501
-        for url, note in ((None, _SHARED), (_mmseg_file(size, stamp), "trained again for mmseg"))
-    ),
-    *(
-        TrainedCheckpoint(f"cascade-mask-rcnn_ffnet-{size}_fpn_3x_coco", f"ffnet_{size}", "COCO", (800, 1333), "FFNet", f"{_FFNET}/casc_mask_rcnn_ffnet_{size}_fpn_3x_coco.{suffix}", note)  # noqa: E501
-        for size, suffix, note in (("2", "pth", None), ("3", "pth", None), ("4", "zip", "an archive, to be unpacked"))  # noqa: E501
-    ),
-    *(
-        TrainedCheckpoint(f"ffnet-{size}_upernet_8xb2-160k_ade20k-512x512", f"ffnet_{size}", "ADE20K", (512, 512), "FFNet", f"{_FFNET}/upernet_ffnet_{size}_512_160k_ade20k.pth")  # noqa: E501
-        for size in ("2", "3", "4")
-    ),
-    TrainedCheckpoint("ffnet-seg_ffnethead_8xb2-160k_ade20k-512x512", "ffnet_seg", "ADE20K", (512, 512), "FFNet_seg", f"{_FFNET}/ffnet_seg_sys_512_160k_ade20k.pth"),  # noqa: E501
-    TrainedCheckpoint("ffnet-seg_ffnethead_8xb2-160k_cityscapes-1024x1024", "ffnet_seg", "Cityscapes", (1024, 1024), "FFNet_seg", f"{_FFNET}/ffnet_seg_sys_1024_160k_cityscapes.pth"),  # noqa: E501
+    *(TrainedCheckpoint(f"{method}_poolformer-{size}_fpn_1x_coco", f"poolformer_{size}", *_COCO,
+                        "PoolFormer", None, _SHARED)
+      for method in ("retinanet", "mask-rcnn") for size in _SIZES[:3]),
+    *(TrainedCheckpoint(f"poolformer-{size}_fpn_8xb4-40k_ade20k-512x512", f"poolformer_{size}",
+                        *_ADE20K, "PoolFormer", url, note)
+      for size, stamp in dict(s12="20220501_115154-b5aa2f49", s24="20220503_222049-394a7cf7",
+                              s36="20220501_151122-b47e607d", m36="20220501_164230-3dc83921",
+                              m48="20220504_003923-64168d3b").items()
+      for url, note in ((None, _SHARED), (_mmseg_file(size, stamp), "trained again for mmseg"))),
+    *(TrainedCheckpoint(f"cascade-mask-rcnn_ffnet-{size}_fpn_3x_coco", f"ffnet_{size}", *_COCO,
+                        "FFNet", f"{_FFNET}/casc_mask_rcnn_ffnet_{size}_fpn_3x_coco.{suffix}", note)
+      for size, suffix, note in (("2", "pth", None), ("3", "pth", None),
+                                 ("4", "zip", "an archive, to be unpacked"))),
+    *(TrainedCheckpoint(f"ffnet-{size}_upernet_8xb2-160k_ade20k-512x512", f"ffnet_{size}",
+                        *_ADE20K, "FFNet", f"{_FFNET}/upernet_ffnet_{size}_512_160k_ade20k.pth")
+      for size in "234"),
+    *(TrainedCheckpoint(f"ffnet-seg_ffnethead_8xb2-160k_{data.lower()}-{side}x{side}", "ffnet_seg",
+                        data, (side, side), "FFNet_seg",
+                        f"{_FFNET}/ffnet_seg_sys_{side}_160k_{data.lower()}.pth")
+      for data, side in (("ADE20K", 512), ("Cityscapes", 1024))),
 )
 # fmt: on
 
@@ -250,7 +246,7 @@ def list_checkpoints(arch: str | None = None) -> list[Checkpoint]:
         ['in1k', 'distilled_in1k', '384_in1k']
     """
     if arch is not None:
-        # Not above: the backbones import the weights.
+        # Imported here because the backbones import the weights.
         from ..backbones.arch import full_name
 
         full_name(arch)

@@ -17,14 +17,13 @@ from .layouts import LAYOUTS, Layout, is_classifier, is_of_backbone
 if TYPE_CHECKING:
     from .trained import PublishedNames
 
-# Under which keys training scripts wrap the weights of a model.
-# Averaged weights count where there are no others.
+# Keys under which training scripts wrap the weights; averaged weights count without others only.
 _WRAPPERS = (
     *("state_dict", "model", "model_state_dict", "module"),
     *("model_ema", "state_dict_ema", "ema_state_dict"),
 )
 _SHOWN = 5
-# Why what serves outputs is left out.
+# Reasons for which tensors that serve outputs are dropped.
 OF_OUTPUTS = ("for outputs that are not emitted", "behind the last emitted output")
 
 
@@ -35,10 +34,9 @@ class Conversion:
     Attributes:
         layout: Layout of the source.
         prefix: Prefix of the backbone in the source.
-        state_dict: The backbone's own names and the source's tensors.
-        new: What stays freshly initialised: what dense prediction adds (output norms, pyramid) and
-            the source lacks, and what was declared new.
-        dropped: What the source holds beyond this backbone, by reason.
+        state_dict: The source's tensors by the backbone's own names.
+        new: Names that stay freshly initialised.
+        dropped: Names of the source that the backbone has no use for, by reason.
     """
 
     layout: str
@@ -48,55 +46,59 @@ class Conversion:
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
 
-@dataclass
-class Problems:
-    """What of a source does not fit a model."""
+class Placement:
+    """Tensors of a source under a model's own names, and what of them does not fit.
 
-    wrong: list[str] = field(default_factory=list)
-    unusable: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
+    Attributes:
+        expected: The model's state dict.
+        placed: The tensors that fit, in the shapes of the model's.
+    """
 
-    def fitted(self, name: str, tensor: Tensor, own: str, target: Tensor) -> Tensor | None:
-        """A tensor in the shape of the model's; None, with a note, if it cannot take its place."""
+    def __init__(self, expected: Mapping[str, Tensor]) -> None:
+        self.expected = expected
+        self.placed: dict[str, Tensor] = {}
+        self._wrong: list[str] = []
+        self._unusable: list[str] = []
+        self._unexpected: list[str] = []
+
+    def place(self, name: str, tensor: Tensor, own: str | None) -> None:
+        """Put a tensor under its own name, or note why it does not fit."""
+        if own is None or own not in self.expected or own in self.placed:
+            self._unexpected.append(name)  # no place, or a second name for the same
+            return
+        target = self.expected[own]
         if reason := why_unusable(tensor, target):
-            self.unusable.append(f"{name} {reason}")
+            self._unusable.append(f"{name} {reason}")
         elif not reshapable(tensor, target):
             shapes = tuple(tensor.shape), tuple(target.shape)
-            self.wrong.append(f"{name} is {shapes[0]}, the model's {own} {shapes[1]}")
+            self._wrong.append(f"{name} is {shapes[0]}, the model's {own} {shapes[1]}")
         else:
-            return tensor.reshape(target.shape)
-        return None
+            self.placed[own] = tensor.reshape(target.shape)
 
-    def check(self, layout: str, model: object) -> None:
-        """Raise ``WeightsError`` if there are any; a wrong shape is not said to be missing, too."""
+    def check(self, what: str, new: Collection[str] = ()) -> None:
+        """Raise ``WeightsError``, with ``what`` in front, unless all but ``new`` is placed."""
+        missing = [n for n in self.expected if n not in self.placed and n not in new]
+        problems = {
+            "of another shape": self._wrong,
+            "of unusable values": self._unusable,
+            # A tensor that does not fit is not said to be missing, too.
+            "missing": [] if self._wrong or self._unusable else missing,
+            "unexpected": self._unexpected,
+        }
         found = [
-            f"{len(names)} {what}: {'; '.join(names[:_SHOWN])}"
-            f"{' ...' if len(names) > _SHOWN else ''}"
-            for what, names in (
-                ("of another shape", self.wrong),
-                ("of unusable values", self.unusable),
-                ("missing", self.missing if not (self.wrong or self.unusable) else []),
-                ("unexpected", self.unexpected),
-            )
+            f"{len(names)} {problem}: {'; '.join(names[:_SHOWN])}{' ...' * (len(names) > _SHOWN)}"
+            for problem, names in problems.items()
             if names
         ]
-        if found:
-            raise WeightsError(
-                f"weights in the {layout} layout do not fit this {type(model).__name__}: "
-                f"{'; '.join(found)}{self._if_fused()}"
+        # A fused network has single convolutions for the model's branches.
+        fused = [name.removesuffix("weight") for name in self._unexpected]
+        branches = {f"{part}{end}.weight" for part in fused for end in ("conv", "branches.0.conv")}
+        if not branches.isdisjoint(missing):
+            found[-1] += (
+                "; the source is a fused network: call switch_to_deploy() on the backbone first"
             )
-
-    def _if_fused(self) -> str:
-        """A hint when single convolutions stand for what has branches."""
-        absent = set(self.missing)
-        for name in self.unexpected:
-            part = name.rpartition(".weight")[0]
-            if {f"{part}.conv.weight", f"{part}.branches.0.conv.weight"} & absent:
-                return (
-                    "; the source is a fused network: call switch_to_deploy() on the backbone first"
-                )
-        return ""
+        if found:
+            raise WeightsError(f"{what}: {'; '.join(found)}")
 
 
 def convert_state_dict(
@@ -104,16 +106,16 @@ def convert_state_dict(
 ) -> dict[str, Tensor]:
     """Turn a published state dict into the backbone's own.
 
-    The layout (published, timm's, mmpretrain's or our own) is found out by itself, as are
-    wrappers (``state_dict``, ``model``) and prefixes (``backbone.``, ``module.``).
+    The layout (published, timm's, mmpretrain's or our own), wrappers (``state_dict``, ``model``)
+    and prefixes (``backbone.``, ``module.``) are recognised.
 
     Args:
         state_dict: What was read from the file.
         backbone: The backbone that the weights are for.
 
     Returns:
-        Names of ``backbone.state_dict()`` with the tensors of the source. All are there but,
-        possibly, what dense prediction adds (output norms, a pyramid).
+        The tensors of the source by the names of ``backbone.state_dict()``. Only what dense
+        prediction adds (output norms, a pyramid) may be absent.
 
     Raises:
         WeightsError: (a ``ValueError``) if the layout is unknown, a parameter is missing, a shape
@@ -135,30 +137,26 @@ def convert(
     Args:
         state_dict: What was read from the file.
         backbone: The backbone that the weights are for.
-        prefix: Prefix of the backbone in the source; None finds it out.
-        new: Regular expressions, searched for in the backbone's own names, such as
-            ``'token_mixer'``. What fits one is not taken from the source: it may be missing, and
-            of another shape, and what the source has in its place is dropped.
-        optional: As ``new``, of what is taken from the source where it is there and fits.
-        layouts: Those that may be found; None for the backbone's.
+        prefix: Prefix of the backbone in the source; None finds it.
+        new: Regular expressions that are searched for in the backbone's own names, such as
+            ``'token_mixer'``. What matches is not taken from the source, where it may be missing
+            or of another shape.
+        optional: As ``new``, but taken from the source if it is there and fits.
+        layouts: Layouts to look for; None for the backbone's.
     """
     tensors = unwrap(state_dict)
     layout, prefix = identify(tensors, prefix, backbone.layouts if layouts is None else layouts)
-    names = names_here(tensors, layout, prefix, backbone.state_dict())
+    names = own_names(tensors, layout, prefix, backbone.state_dict())
     new = [new] if isinstance(new, str) else new
     return fit(tensors, names, backbone, Conversion(layout.name, prefix), new, optional)
 
 
-def names_here(
+def own_names(
     tensors: Iterable[str], layout: Layout, prefix: str, expected: Collection[str] = ()
 ) -> dict[str, str | None]:
-    """Our names for those of a source below a prefix; None for what the layout does not have.
+    """Our names for those of a source below a prefix; None for those unknown to the layout.
 
-    Args:
-        tensors: Names of the source.
-        layout: That of the source.
-        prefix: That of the backbone in the source.
-        expected: The backbone's own names: a class of somebody's own may have more than ours.
+    ``expected`` are the backbone's own, of which somebody's own class may have more than ours.
     """
     inside = {name: name[len(prefix) :] for name in tensors if name.startswith(prefix)}
     renamed = layout.rename(inside.values())
@@ -175,65 +173,59 @@ def fit(
     new: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> Conversion:
-    """Fill an empty conversion with tensors whose own names are known.
+    """Fill a conversion with tensors whose own names are known; see :func:`convert`.
 
-    Args:
-        tensors: Those of the source.
-        names: By the names of the source the backbone's own; it may lack what stands outside.
-        backbone: As of :func:`convert`.
-        result: What is filled and returned.
-        new: As of :func:`convert`.
-        optional: As of :func:`convert`.
+    Names of the source that are not in ``names`` stand outside of the backbone.
+
+    Raises:
+        WeightsError: If the tensors do not fit.
     """
     expected = backbone.state_dict()
-    problems = Problems()
+    placement = Placement(expected)
     for name, tensor in tensors.items():
         own = names.get(name)
-        reason = _why_left_out(name, names, expected, backbone, new)
+        reason = _why_dropped(name, names, expected, backbone, new)
+        if own in expected and not reshapable(tensor, expected[own]) and _fits_any(optional, own):
+            reason = reason or "of another shape, which was allowed"
         if reason is not None:
             result.dropped.setdefault(reason, []).append(name)
-        elif own is None or own not in expected or own in result.state_dict:
-            problems.unexpected.append(name)  # no place, or a second name for the same
-        elif not reshapable(tensor, expected[own]) and _fits_any(optional, own):
-            reason = "of another shape, which was allowed"
-            result.dropped.setdefault(reason, []).append(name)
-        elif (fitted := problems.fitted(name, tensor, own, expected[own])) is not None:
-            result.state_dict[own] = fitted
+        else:
+            placement.place(name, tensor, own)
 
-    # A part without parameters may stand in place of one with some, and the other way round.
+    # A part without parameters may replace one with some, and the other way round.
     known = [*expected, *(own for own in names.values() if own and is_of_backbone(own))]
     if unmatched := [p for p in new if not any(re.search(p, name) for name in known)]:
         raise WeightsError(
             f"new={unmatched} fits no parameter of this {type(backbone).__name__} nor of the source"
         )
-    absent = [name for name in expected if name not in result.state_dict]
-    # Of an output, all is there or nothing.
+    result.state_dict = placement.placed
+    # The parameters of one output are loaded all or not at all.
     loaded = {_output(name) for name in result.state_dict if backbone.is_for_outputs(name)}
     result.new = [
         name
-        for name in absent
-        if _fits_any((*new, *optional), name)
-        or (backbone.is_for_outputs(name) and _output(name) not in loaded)
+        for name in expected
+        if name not in result.state_dict
+        and (
+            _fits_any((*new, *optional), name)
+            or (backbone.is_for_outputs(name) and _output(name) not in loaded)
+        )
     ]
-    problems.missing = [name for name in absent if name not in result.new]
-    problems.check(result.layout, backbone)
+    what = f"weights in the {result.layout} layout do not fit this {type(backbone).__name__}"
+    placement.check(what, result.new)
     return result
 
 
-def _why_left_out(
+def _why_dropped(
     name: str,
     names: Mapping[str, str | None],
     expected: Mapping[str, Tensor],
     backbone: PublishedNames,
     new: Sequence[str],
 ) -> str | None:
-    """Why a tensor of a source has no place in a backbone, as it should be; None if it has one, or
-    should have."""
-    if name not in names:
-        return "outside of the backbone"
-    own = names[name]
+    """Why a tensor of a source is rightly left out; None if the backbone should have it."""
+    own = names.get(name)
     if own is None:
-        return None
+        return None if name in names else "outside of the backbone"
     if is_classifier(own):
         return "classifier"
     if _fits_any(new, own):
@@ -252,13 +244,11 @@ def _fits_any(patterns: Sequence[str], name: str) -> bool:
 
 def innermost(checkpoint: Any) -> Any:
     """What is inside of the wrappers of a checkpoint, or the checkpoint if it has none."""
-    content = checkpoint
-    while isinstance(content, Mapping):
-        wrapped = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not wrapped:
-            break
-        content = content[wrapped[0]]
-    return content
+    if isinstance(checkpoint, Mapping):
+        for key in _WRAPPERS:
+            if isinstance(checkpoint.get(key), Mapping):
+                return innermost(checkpoint[key])
+    return checkpoint
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:
@@ -281,18 +271,15 @@ def identify(
     prefix: str | None = None,
     layouts: Sequence[Layout] = LAYOUTS,
 ) -> tuple[Layout, str]:
-    """The layout of a state dict, one of some, and the prefix under which it lies.
+    """The layout of a state dict and the prefix under which it lies.
 
     Raises:
         WeightsError: If there is none, or more than one.
     """
     if prefix and not prefix.endswith("."):
         prefix += "."
-    found = []
-    for layout in layouts:
-        for candidate in layout.prefixes(tensors):
-            if prefix is None or candidate == prefix:
-                found.append((layout, candidate))
+    found = [(layout, p) for layout in layouts for p in layout.prefixes(tensors)]
+    found = [(layout, p) for layout, p in found if prefix in (None, p)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -312,29 +299,34 @@ def identify(
 def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
     """The layout that knows most of the names, for the end of a message."""
     prefixes = {"", *(p for name in tensors for p in accumulate(re.findall(r"[^.]*\.", name)))}
-    # A prefix of a whole network is one of many names.
+    # Most of the names are below the prefix of a whole network.
     prefixes = {p for p in prefixes if 2 * sum(n.startswith(p) for n in tensors) >= len(tensors)}
-    best, most, unknown, lacking = "", 0, [], []
     # Ours last, for they let nearly any name of a block through.
-    for layout in sorted(filter(lambda layout: layout.signature, layouts), key=lambda o: o.own):
-        for prefix in sorted(prefixes):
-            renamed = names_here(tensors, layout, prefix)
-            known = sum(map(is_of_backbone, renamed.values()))
-            if known > most:
-                best, most = layout.name, known
-                unknown = [name for name, own in renamed.items() if own is None]
-                lacking = layout.lacking(name[len(prefix) :] for name in renamed)
-    if not most:
+    candidates = sorted((layout for layout in layouts if layout.signature), key=lambda o: o.own)
+    renames = [
+        (layout, prefix, own_names(tensors, layout, prefix))
+        for layout in candidates
+        for prefix in sorted(prefixes)
+    ]
+    if not renames:
         return ""
+    best, prefix, renamed = max(renames, key=lambda row: sum(map(is_of_backbone, row[2].values())))
+    known = sum(map(is_of_backbone, renamed.values()))
+    unknown = [name for name, own in renamed.items() if own is None]
+    lacking = best.lacking(name[len(prefix) :] for name in renamed)
+    absent = f"; it has {' and '.join(lacking)}, which are not there" if lacking else ""
     return (
-        f"; the nearest is {best}, which knows {most} of the {len(tensors)} keys and not "
-        f"{unknown[:_SHOWN]}"
-        + (f"; it has {' and '.join(lacking)}, which are not there" if lacking else "")
+        (
+            f"; the nearest is {best.name}, which knows {known} of the {len(tensors)} keys and not "
+            f"{unknown[:_SHOWN]}{absent}"
+        )
+        if known
+        else ""
     )
 
 
 def _output(own: str) -> str:
-    """``norm2`` or ``pyramid.levels.2``: the part that serves one output."""
+    """The part that serves one output: ``norm2`` or ``pyramid.levels.2``."""
     return re.sub(r"^((?:pyramid\.)?[a-z]+\.?\d*).*", r"\1", own)
 
 
@@ -346,14 +338,13 @@ def reshapable(source: Tensor, target: Tensor) -> bool:
 
 
 def why_unusable(source: Tensor, target: Tensor) -> str | None:
-    """Why a tensor's values cannot become those of another: half precision and double can, whole
-    numbers where fractions belong, NaN and infinity cannot."""
+    """Why values cannot be loaded: integers for floating point, NaN or infinity; else None."""
     if not target.is_floating_point():
         return None
     if not source.is_floating_point():
         return f"is of {source.dtype}, where numbers of {target.dtype} belong"
     if source.is_meta:  # names and shapes are all that there is
         return None
-    # float8 has no test of its own.
+    # torch.isfinite does not take float8.
     values = source.float() if source.element_size() == 1 else source
     return None if torch.isfinite(values).all() else "holds NaN or infinite values"

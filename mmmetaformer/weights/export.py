@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from .classifier import check_classifier, names_around_backbone
-from .convert import OF_OUTPUTS, Conversion, fit, identify, names_here, unwrap, why_unusable
+from .classifier import fit_classifier, names_around_backbone
+from .convert import OF_OUTPUTS, Conversion, fit, identify, own_names, unwrap
 from .files import WeightsError
 from .layouts import CLASSIFIER, LAYOUTS, Layout, image_classifier, is_classifier, is_of_backbone
 from .networks import Network, find_network
@@ -20,7 +19,8 @@ if TYPE_CHECKING:  # the backbones import the weights
     from ..backbones.base import Backbone
 
 _OURS = "mmmetaformer"
-TARGETS = (_OURS, "published", "timm", "mmpretrain")
+# Ours, then every owner of a layout.
+TARGETS = tuple(dict.fromkeys([_OURS, *(o for layout in LAYOUTS for o in layout.owners)]))
 _SCALE = re.compile(r".*layer_scale[12]\.scale")
 _OUTPUT = re.compile(r"norm[0-3]\.\w+|pyramid\..+")
 
@@ -30,9 +30,8 @@ class Export:
     """What became of a checkpoint in another layout.
 
     Attributes:
-        state_dict: Names of the layout with the tensors of the source.
-        dropped: Names of the source that are left out: what stands beside a backbone and its
-            classifier, as the rest of a detector, and what was to be left out.
+        state_dict: The tensors of the source by the names of the layout.
+        dropped: Names of the source that are left out, such as the rest of a detector.
     """
 
     state_dict: dict[str, Tensor]
@@ -49,9 +48,8 @@ def export_state_dict(
 ) -> dict[str, Tensor]:
     """Bring the weights of a backbone, and of its classifier, from any known layout into another.
 
-    No value is changed, so that there and back gives the same bits. A classifier goes with its
-    backbone; ours is mmpretrain's ``ImageClassifier``, as in ``configs/imagenet``: ``backbone.*``
-    and ``head.*``. Without one our names are the backbone's.
+    No value is changed: there and back gives the same bits. With a classifier, our names are those
+    of mmpretrain's ``ImageClassifier``, ``backbone.*`` and ``head.*``; without, the backbone's.
 
     Args:
         state_dict: What was read from a file, in any layout that :func:`convert_state_dict` takes.
@@ -60,16 +58,16 @@ def export_state_dict(
         drop_outputs: Leave out what dense prediction adds (output norms, a pyramid) where the
             layout has no place for it.
         drop_classifier: Leave out the classifier and the norm in front of it.
-        model: The backbone that the weights are of, which has to be given if its parts are those
-            of no network of ``list_archs()``.
+        model: The backbone that the weights are of, if its parts are those of no network of
+            ``list_archs()``.
 
     Returns:
-        Names of the layout with the tensors of the source.
+        The tensors of the source by the names of the layout.
 
     Raises:
         WeightsError: (a ``ValueError``) if the source is of no known layout, is not whole, has
-            names that no network has or values that are no numbers, or if there is no such layout
-            for the network or it lacks names.
+            unexpected names or unusable values, or if there is no such layout for the network or
+            it has no place for a tensor.
     """
     return export(
         state_dict, to, drop_outputs=drop_outputs, drop_classifier=drop_classifier, model=model
@@ -89,7 +87,7 @@ def export(
         raise WeightsError(f"unknown layout {to!r}: expected one of {TARGETS}")
     tensors = unwrap(state_dict)
     layout, prefix = identify(tensors)
-    names = names_here(tensors, layout, prefix, () if model is None else model.state_dict())
+    names = own_names(tensors, layout, prefix, () if model is None else model.state_dict())
     own = {name: theirs for theirs, name in names.items() if name and is_of_backbone(name)}
     network = find_network({name: tensors[theirs] for name, theirs in own.items()}, model)
     target = _target(network, to)
@@ -97,12 +95,12 @@ def export(
     try:
         conversion = fit(tensors, names, network.backbone, Conversion(layout.name, prefix))
     except WeightsError as error:
-        hint = (
-            f"; {network.arch} is the nearest of list_archs(), another network is given with "
-            "model= or --config"
-        )
-        is_known = network.is_known and "of another shape" not in str(error)
-        hint = "" if model is not None or is_known else hint
+        hint = ""
+        if model is None and (not network.is_known or "of another shape" in str(error)):
+            hint = (
+                f"; {network.arch} is the nearest of list_archs(), another network is given with "
+                "model= or --config"
+            )
         raise WeightsError(f"the source is not whole: {error}{hint}") from error
     lost = [name for reason in OF_OUTPUTS for name in conversion.dropped.get(reason, [])]
     if lost and not drop_outputs:
@@ -113,12 +111,18 @@ def export(
     weights = conversion.state_dict
     if not drop_classifier:
         classified = {name: names[name] for name in conversion.dropped.get("classifier", [])}
-        weights |= _checked_classifier(tensors, classified, network)
+        if other := [name for name, own in classified.items() if own == CLASSIFIER]:
+            raise WeightsError(
+                f"a classifier with {other[:5]} has no place in our layout: drop_classifier leaves "
+                "it out"
+            )
+        if classified:
+            weights |= fit_classifier(tensors, classified, network.channels, network.has_norm)
     theirs = _names_there(list(weights), network, to, target, drop_outputs)
-    sources = {own: name for name, own in names.items()}
-    used = {sources[own] for own in theirs}
+    used = {name for name, ours in names.items() if ours in theirs}
+    shaped = weights if target is None else _shaped(weights, target)
     return Export(
-        {theirs[own]: tensor for own, tensor in _shaped(weights, target).items() if own in theirs},
+        {theirs[ours]: tensor for ours, tensor in shaped.items() if ours in theirs},
         dropped=[name for name in tensors if name not in used],
     )
 
@@ -127,81 +131,52 @@ def _target(network: Network, to: str) -> Layout | None:
     """The layout of an owner that serves a network; None for our own."""
     if to == _OURS:
         return None
-    known = {owner: layout for layout in LAYOUTS if layout.serves(network.arch)
-             for owner in layout.owners}  # fmt: skip
-    if to not in known:
-        raise WeightsError(f"there is no {to} layout for {network.arch}, only {[*known]}")
-    return known[to]
-
-
-def _checked_classifier(
-    tensors: Mapping[str, Tensor], names: Mapping[str, str | None], network: Network
-) -> dict[str, Tensor]:
-    """The tensors of a classifier by our names, if it has a place here and is whole."""
-    if other := [name for name, own in names.items() if own == CLASSIFIER]:
-        raise WeightsError(
-            f"a classifier with {other[:5]} has no place in our layout: drop_classifier leaves it "
-            "out"
+    serving = [layout for layout in LAYOUTS if layout.serves(network.arch)]
+    fitting = [layout for layout in serving if to in layout.owners]
+    if not fitting:
+        owners = dict.fromkeys(owner for layout in serving for owner in layout.owners)
+        raise WeightsError(f"there is no {to} layout for {network.arch}, only {[*owners]}")
+    if len(fitting) > 1:
+        names = [layout.name for layout in fitting]
+        raise ValueError(
+            f"several layouts of {to!r} serve {network.arch}, {names}: give each another owner or "
+            "other networks"
         )
-    classifier: dict[str, Tensor] = {}
-    for name, own in names.items():
-        if own in classifier:
-            raise WeightsError(f"{name} is a second name for {own}")
-        # Whole numbers count batches, and nothing else.
-        counts = name.endswith("num_batches_tracked")
-        if reason := None if counts else why_unusable(tensors[name], torch.empty(0)):
-            raise WeightsError(f"unusable values in the source: {name} {reason}")
-        classifier[str(own)] = tensors[name]
-    if classifier:
-        check_classifier(classifier, network.channels, has_norm=network.has_norm)
-    return classifier
+    return fitting[0]
 
 
 def _names_there(
     own: list[str], network: Network, to: str, target: Layout | None, drop_outputs: bool
 ) -> dict[str, str]:
-    """By our names, those of a target."""
+    """The names of a target by ours."""
     classifier = [name for name in own if is_classifier(name)]
-    if target is None:
-        around, prefix = image_classifier(network.norm), "backbone." if classifier else ""
-        names: dict[str, str | None] = {name: f"{prefix}{name}" for name in own}
-    else:
-        names = target.restore(own)
-        around = None
-        if to == "mmpretrain":
-            around = image_classifier(target.norm_in_mmpretrain)
-            names = {name: theirs and f"backbone.{theirs}" for name, theirs in names.items()}
-    if around is not None:
-        names |= around.restore(classifier)
+    names: dict[str, str | None] = {name: name for name in own}
+    norm: str | None = network.norm
+    if target is not None:
+        names, norm = target.restore(own), target.norm_in_mmpretrain
+    if to == "mmpretrain" or (target is None and classifier):
+        names = {name: theirs and f"backbone.{theirs}" for name, theirs in names.items()}
+        names |= image_classifier(norm).restore(classifier)
     lost = [name for name, theirs in names.items() if theirs is None]
+    outputs = [name for name in lost if _OUTPUT.fullmatch(name)]
     if drop_outputs:
-        lost = [name for name in lost if not _OUTPUT.fullmatch(name)]
+        lost = [name for name in lost if name not in outputs]
     if lost:
+        hint = ""
+        if lost == outputs:
+            hint = ": drop_outputs leaves out what dense prediction adds"
+        elif all(map(is_classifier, lost)):
+            hint = ": drop_classifier leaves out the classifier"
         raise WeightsError(
             f"the {target.name if target else to} layout has no names for {len(lost)} tensors of "
-            f"the source, such as {lost[:3]}{_hint(lost)}"
+            f"the source, such as {lost[:3]}{hint}"
         )
     return {name: theirs for name, theirs in names.items() if theirs is not None}
 
 
-def _hint(lost: list[str]) -> str:
-    if all(_OUTPUT.fullmatch(name) for name in lost):
-        return ": drop_outputs leaves out what dense prediction adds"
-    if all(map(is_classifier, lost)):
-        return ": drop_classifier leaves out the classifier"
-    return ""
-
-
-def _shaped(weights: dict[str, Tensor], target: Layout | None) -> dict[str, Tensor]:
+def _shaped(weights: dict[str, Tensor], target: Layout) -> dict[str, Tensor]:
     """The tensors in the shapes that they have in a target."""
-    if target is None:
-        return weights
     linear, ones = target.linear(weights), [1] * (target.scale_ndim - 1)
-    return {
-        own: tensor.reshape(-1, *ones)
-        if _SCALE.fullmatch(own)
-        else tensor.flatten(1)
-        if own in linear
-        else tensor
-        for own, tensor in weights.items()
-    }
+    shaped = {own: t.flatten(1) if own in linear else t for own, t in weights.items()}
+    scales = {own: t.reshape(-1, *ones) for own, t in weights.items() if _SCALE.fullmatch(own)}
+    return shaped | scales

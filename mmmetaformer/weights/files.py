@@ -31,13 +31,13 @@ def is_local(source: str) -> bool:
 
 
 def read_checkpoint(source: str | Path) -> Any:
-    """Read a checkpoint from a file or an http(s) address, without executing anything in it unless
-    the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is 1.
+    """Read a checkpoint safely: nothing in it is executed unless the environment variable
+    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is 1.
 
     Args:
         source: Path of a ``.pth``, ``.pt``, ``.bin``, ``.tar`` or ``.safetensors`` file, or an
-            address of one, which is downloaded once; see :func:`cached_path`. A file whose name
-            ends in digits of its SHA-256, as OpenMMLab's do, is checked against them.
+            http(s) address of one, which is downloaded once; see :func:`cached_path`. A name that
+            ends in digits of the file's SHA-256, as OpenMMLab's do, is checked.
 
     Returns:
         What is in the file, its tensors on the CPU.
@@ -65,10 +65,10 @@ def _read_file(source: str) -> Any:
 def cached_path(url: str) -> Path:
     """Where the file of an address is kept, or can be put by hand.
 
-    That is the folder that the environment variable ``MMMETAFORMER_WEIGHTS`` names, or torch's hub
-    cache. Files of the catalogue and those whose names tell their SHA-256 lie in the folder itself,
-    any other in a folder of its address, since different files have the same name. Those of timm's
-    hub, there all ``model.safetensors``, are called as ``caformer_s18.sail_in1k.safetensors``.
+    The folder is that of the environment variable ``MMMETAFORMER_WEIGHTS``, or torch's hub cache.
+    Files of the catalogue and those with SHA-256 digits in their names lie in the folder itself,
+    others in a folder for their address. timm's, all ``model.safetensors`` on the hub, are named as
+    in ``caformer_s18.sail_in1k.safetensors``.
 
     Raises:
         WeightsError: If the address is not one of http(s), or ends in no file name.
@@ -92,8 +92,8 @@ def cached_path(url: str) -> Path:
 def _read_address(url: str) -> Any:
     path = cached_path(url)
     try:
-        # One process of each machine downloads, as far as the launcher counts them: several do no
-        # harm. (mmengine's get_local_rank wants a group that its runner does not make.)
+        # One process of each machine downloads; without LOCAL_RANK several do, without harm.
+        # (mmengine's get_local_rank needs a group that its runner does not make.)
         if not path.is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
             return _download(url, path)
     finally:
@@ -109,8 +109,8 @@ def _read_address(url: str) -> Any:
 
 
 def _download(url: str, path: Path) -> Any:
-    """Download a file and read it; under its own name is only what could be read."""
-    # The end of the name tells the format.
+    """Download a file and read it; a file that cannot be read is not kept."""
+    # The suffix stays, which tells the format.
     partial = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _download(url: str, path: Path) -> Any:
 
 
 def _check_digits(path: Path, name: str, remedy: str) -> None:
-    """Raise if a name or address tells digits of a SHA-256 and the file has others."""
+    """Raise if the SHA-256 digits in a name or address are not those of the file."""
     digits = sha256_prefix(name)
     if digits is not None and not (found := sha256(path)).startswith(digits):
         raise WeightsError(
@@ -143,7 +143,7 @@ def _check_digits(path: Path, name: str, remedy: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The digits of a file's SHA-256."""
+    """The SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

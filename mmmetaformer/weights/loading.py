@@ -19,22 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint.
-
-    Attributes:
-        source: The file or address.
-        conversion: The account of its keys.
-    """
+    """What became of a checkpoint: its path or address, and the account of its keys."""
 
     source: str
     conversion: Conversion
 
     def __str__(self) -> str:
         conversion = self.conversion
+        prefix = f", prefix {conversion.prefix!r}" if conversion.prefix else ""
         lines = [
             f"loaded {len(conversion.state_dict)} tensors from {self.source} "
-            f"({conversion.layout} layout"
-            + (f", prefix {conversion.prefix!r})" if conversion.prefix else ")")
+            f"({conversion.layout} layout{prefix})"
         ]
         if conversion.new:
             lines.append(f"  missing, newly initialised: {', '.join(conversion.new)}")
@@ -45,7 +40,7 @@ class LoadReport:
 
 
 def is_pretrained(cfg: Any) -> bool:
-    """Whether a config is mmengine's ``Pretrained`` initialisation, in any of its spellings."""
+    """Whether a config is mmengine's ``Pretrained`` initialisation, in any spelling."""
     kind = cfg.get("type") if isinstance(cfg, dict) else None
     if isinstance(kind, str):
         return kind.rpartition(".")[2] in ("Pretrained", PretrainedInit.__name__)
@@ -84,7 +79,7 @@ def load_pretrained(
                 "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
             )
         raise WeightsError(f"{checkpoint}: {error}{hint}") from error
-    # Nothing but what the outputs need is absent, which ``convert`` has made sure of.
+    # ``convert`` has made sure that only what the outputs need is absent.
     backbone.load_state_dict(conversion.state_dict, strict=False)
     report = LoadReport(str(checkpoint), conversion)
     print_log(str(report), logger="current")

@@ -1,8 +1,7 @@
 """mmengine's older training checkpoints under torch's safe loader.
 
-``torch.load(weights_only=True)`` refuses everything but tensors and plain containers. mmengine
-saves the history of the losses along with the weights, so that resuming and testing from its own
-checkpoints fails. Instead of switching the check off, exactly what mmengine writes is allowed.
+mmengine saves the history of the losses along with the weights, which
+``torch.load(weights_only=True)`` refuses. Exactly what mmengine writes is allowed here.
 """
 
 from __future__ import annotations
@@ -20,33 +19,20 @@ _HISTORY_METHODS = ("min", "max", "current", "mean")
 def allow_mmengine_checkpoints() -> None:
     """Let ``torch.load(..., weights_only=True)`` read mmengine's training checkpoints.
 
-    Allowed are ``HistoryBuffer``, numpy arrays and scalars, and ``getattr`` for the four
-    statistics methods of ``HistoryBuffer`` only; any other use of ``getattr`` in a file is
-    refused. Importing :mod:`mmmetaformer.weights` does it. Nothing can be added to what
-    torch < 2.6 allows, where mmengine itself loads without the check.
+    Allowed are ``HistoryBuffer``, numpy arrays and scalars, and ``getattr`` for the four statistics
+    methods of ``HistoryBuffer`` only. Importing :mod:`mmmetaformer.weights` calls it. Nothing is
+    added to torch < 2.6, where mmengine itself loads without the check.
     """
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
         return
-    classes: list[Any] = [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        *{type(np.dtype(k)) for k in "?bhilqBHILQefd"},
-    ]
-    # The functions that make arrays and scalars. numpy 1 and 2 have them under two names, and
-    # either may have written the file.
-    functions: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
-    torch.serialization.add_safe_globals(
-        [
-            *classes,
-            (_history_buffer_method, "builtins.getattr"),
-            *[
-                (function, f"numpy.{core}.multiarray.{function.__name__}")
-                for function in functions
-                for core in ("core", "_core")
-            ],
-        ]
-    )
+    dtypes = {type(np.dtype(k)) for k in "?bhilqBHILQefd"}
+    allowed: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
+    allowed.append((_history_buffer_method, "builtins.getattr"))
+    # What makes arrays and scalars has one name in numpy 1 and another in numpy 2.
+    for function in (np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]):
+        name = f"multiarray.{function.__name__}"  # type: ignore[union-attr]
+        allowed += [(function, f"numpy.core.{name}"), (function, f"numpy._core.{name}")]
+    torch.serialization.add_safe_globals(allowed)
 
 
 def _history_buffer_method(owner: Any, name: str) -> Callable:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the backbones import the weights
 
 Shapes = dict[str, tuple[int, ...]]
 
-# Sizes of the candidates. Where one of them stands, a source has its own.
+# Sizes of the candidates, which are replaced by those of a source.
 _DIMS = (96, 192, 384, 768)
 _IN_CHANNELS = 5
 _OUTPUT = re.compile(r"norm\d\.|pyramid\.")
@@ -38,12 +38,12 @@ _GRID = re.compile(
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a network of the table holds, its blocks taken together and outputs left out.
+    """A network of the table, its blocks taken together.
 
     Attributes:
         arch: Its name, the first of those that hold the same.
         fused: Whether its branches are fused.
-        shapes: By the names in a block ``*``.
+        shapes: By the names, which have ``*`` for the number of a block.
     """
 
     arch: str
@@ -101,12 +101,10 @@ def find_network(weights: Mapping[str, Tensor], model: Backbone | None = None) -
     """
     shapes = _shapes(weights)
     if model is not None:
-        nearest = min(
-            _candidates(), key=lambda candidate: candidate.differences(shapes, ".token_mixer.")
-        )
+        nearest = min(_candidates(), key=lambda c: c.differences(shapes, ".token_mixer."))
         settings: Any = model.settings
         return Network(nearest.arch, model, _norm(settings.out_norm_cfg), True)
-    # Of those with the same names, the one with the same kernels.
+    # Kernels tell networks with the same names apart.
     nearest = min(_candidates(), key=lambda c: (c.differences(shapes), c.other_kernels(shapes)))
     try:
         backbone = _build(nearest.arch, nearest.fused, **_sizes(nearest, shapes, weights))
@@ -126,12 +124,12 @@ def _row(arch: str) -> dict[str, Any]:
 
 
 def _norm(out_norm_cfg: dict | None) -> str:
-    """That of the last output, where the network has one."""
+    """The norm in front of the logits: that of the last output if the network has one."""
     return "head.norm" if out_norm_cfg is None else "backbone.norm3"
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
-    """By the names in a block ``*``, the shapes of a network: those of its first block."""
+    """The shapes of a network, with those of the first block of a stage for all of them."""
     shapes: Shapes = {}
     for name, tensor in weights.items():
         shapes.setdefault(re.sub(r"^(stages\.\d+|blocks)\.\d+\.", r"\1.*.", name), tensor.shape)
@@ -164,16 +162,16 @@ def _build(arch: str, fused: bool, **options: Any) -> Backbone:
 
 
 def _sizes(candidate: Candidate, shapes: Shapes, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments with which a candidate is as large as a source."""
+    """The arguments that make a candidate as large as a source."""
 
     def read(size: int, axis: int, start: str) -> int:
-        """What the source has where the candidate has a size, or the size itself."""
+        """What the source most often has where the candidate has a size, or the size itself."""
+        names = [n for n in candidate.shapes if n in shapes and re.match(start, n)]
         found = Counter(
             shapes[name][axis]
-            for name, shape in candidate.shapes.items()
-            if re.match(start, name) and name in shapes and shape[axis : axis + 1] == (size,)
-            and len(shapes[name]) > axis
-        )  # fmt: skip
+            for name in names
+            if len(shapes[name]) > axis and candidate.shapes[name][axis : axis + 1] == (size,)
+        )
         return found.most_common(1)[0][0] if found else size
 
     def depth(blocks: str) -> int:
@@ -201,13 +199,12 @@ def _out_norm_cfg(names: Iterable[str]) -> dict | None:
     leaves = {name.partition(".")[2] for name in names if re.match(r"norm\d\.", name)}
     if not leaves:
         return None
-    if leaves - {"weight", "bias"}:
-        return dict(type="BN")
-    return dict(type="LN2d", bias="bias" in leaves)
+    is_batch_norm = bool(leaves - {"weight", "bias"})
+    return dict(type="BN") if is_batch_norm else dict(type="LN2d", bias="bias" in leaves)
 
 
 def _pretrain_size(arch: str, shapes: Shapes) -> dict[str, int]:
-    """Side of the images whose grid a mixer belongs to, if there is one."""
+    """Side of the pre-training images, for mixers that belong to their grid."""
     for name, shape in shapes.items():
         match = _GRID.fullmatch(name)
         if match and shape and isqrt(shape[-1]) ** 2 == shape[-1]:

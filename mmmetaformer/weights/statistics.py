@@ -22,27 +22,28 @@ def data_preprocessor_for(
 ) -> dict[str, Any]:
     """The settings of a ``data_preprocessor`` that a backbone's published weights want.
 
-    In a config file, so that no numbers are copied::
+    In a config file::
 
         from mmmetaformer import data_preprocessor_for
 
         backbone = dict(type='mmmetaformer.MlpMixer', arch='b16', pretrained='in21ft1k')
         model = dict(backbone=backbone, data_preprocessor=data_preprocessor_for(backbone))
 
-    To any config that was read, one of mmengine's Python style (``with read_base()``) included::
+    With any config that was read, also one with ``read_base()``::
 
         cfg.model.data_preprocessor.update(data_preprocessor_for(cfg.model.backbone))
 
     Args:
-        backbone: The backbone's config, which names its weights by ``pretrained`` or by a
-            ``Pretrained`` in ``init_cfg`` (an address of the catalogue, or a copy of such a file),
-            or the name of a network, as in ``list_archs()``.
-        pretrained: Which weights of a network that is given by name; True for the usual ones.
+        backbone: Name of a network, as in ``list_archs()``, or a backbone's config, which names
+            its weights by ``pretrained`` or by a ``Pretrained`` in ``init_cfg`` (an address of the
+            catalogue, or a copy of such a file).
+        pretrained: The weights of a network that is given by name; True for the default.
         channel_order: What the data preprocessor calls the swap of the channels: ``'to_rgb'`` in
             mmpretrain.
 
     Returns:
-        ``mean`` and ``std`` of the channels R, G and B, of 0 to 255, and ``bgr_to_rgb=True``.
+        ``mean`` and ``std`` of the channels R, G and B, for pixels from 0 to 255, and
+        ``bgr_to_rgb=True``.
 
     Raises:
         TypeError: If ``backbone`` is neither a config nor a name.
@@ -55,11 +56,10 @@ def data_preprocessor_for(
             "backbone must be the config of a backbone or the name of a network, got "
             f"{type(backbone).__name__}"
         )
-    known = (
-        find_checkpoint(backbone, pretrained)
-        if isinstance(backbone, str)
-        else next(published_weights(backbone), None)
-    )
+    if isinstance(backbone, str):
+        known: Checkpoint | None = find_checkpoint(backbone, pretrained)
+    else:
+        known = next(published_weights(backbone), None)
     if known is None:
         raise ValueError(
             f"no published weights are known of {backbone}: give pretrained=..., or mean and "
@@ -71,7 +71,7 @@ def data_preprocessor_for(
 
 
 def published_weights(backbone: Mapping[str, Any]) -> Iterator[Checkpoint]:
-    """The entries of the catalogue that the config of a backbone or of another part names.
+    """The entries of the catalogue that a part's config names.
 
     Raises:
         TypeError, ValueError: If there is no such backbone, or there are no such weights of it.
@@ -91,7 +91,7 @@ def published_weights(backbone: Mapping[str, Any]) -> Iterator[Checkpoint]:
 
 
 def arch_of(part: Mapping[str, Any]) -> str | None:
-    """Full name of the network of a backbone's config; None for one without a name or of others.
+    """Full name of the network of a config; None without a name and for foreign parts.
 
     Raises:
         ValueError: If there is no network of that name; lists the choices.
@@ -106,9 +106,9 @@ def arch_of(part: Mapping[str, Any]) -> str | None:
 
 
 def _backbone_class(part: Mapping[str, Any]) -> Any:
-    """The class of a backbone of this package that a config is of, or None.
+    """The class of this package's backbone that a config is of, or None.
 
-    What does not exist is left to who builds it: a part may be of another registry.
+    What does not exist may be of another registry, and is left to whoever builds it.
     """
     kind = part.get("type")
     if isinstance(kind, str) and kind.startswith("mmmetaformer."):
@@ -121,21 +121,15 @@ def _backbone_class(part: Mapping[str, Any]) -> Any:
 
 
 def published_file(source: str, arch: str | None = None) -> Checkpoint | None:
-    """The entry of the catalogue that a file or address is or is a copy of.
+    """The entry of the catalogue for an address, a path or a copy of a file.
 
-    A copy is told by its name and, of a network of which digits of a SHA-256 are known, by these.
-
-    Args:
-        source: Path or address.
-        arch: The network that it is for.
+    A copy is recognised by its name or, given its ``arch``, by its SHA-256 where that is known.
     """
     name = PurePosixPath(unquote(urlparse(source).path)).name
     known = by_url(source) or next((c for c in CATALOGUE if c.file_name == name), None)
-    if known is not None or not is_local(source):
-        return known
-    digits_of = {c: c.sha256_prefix for c in CATALOGUE if c.arch == arch and c.sha256_prefix}
     path = Path(source).expanduser()
-    if not digits_of or not path.is_file():
-        return None
+    rows = {c: c.sha256_prefix for c in CATALOGUE if c.arch == arch and c.sha256_prefix}
+    if known is not None or not rows or not is_local(source) or not path.is_file():
+        return known
     digits = sha256(path)
-    return next((c for c, prefix in digits_of.items() if digits.startswith(prefix)), None)
+    return next((c for c, prefix in rows.items() if digits.startswith(prefix)), None)

@@ -9,7 +9,7 @@ a state dict is copied into the model, whoever copies it: mmengine's runner, ``i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from mmengine.logging import print_log
@@ -24,18 +24,17 @@ from .loading import LoadReport, is_pretrained
 class PublishedNames(nn.Module):
     """A module that is loaded under its own names and under published ones.
 
-    To be named in front of the module's other base. Names of a published layout are renamed, and
-    have to fit. Names of its own pass as torch defines, unless mmengine loads them (``load_from``,
-    ``--resume``, ``init_detector``, ``init_model``, inferencers): mmengine loads whatever fits and
-    only logs the rest, so there the module is loaded as a whole or refused.
+    Name it in front of the module's other base. Names of a published layout are renamed, and have
+    to fit. Own names are left to torch, unless mmengine loads them (``load_from``, ``--resume``,
+    ``init_detector``, ``init_model``, inferencers): mmengine only logs what does not fit, so there
+    the module is loaded as a whole or refused.
 
-    What may be absent is what dense prediction adds (an output norm, a pyramid), what depends on
-    the number of classes, and what the ``new`` of a ``Pretrained`` in the module's ``init_cfg``
-    names.
+    Exempt is what dense prediction adds (an output norm, a pyramid), what depends on the number of
+    classes, and what ``new`` of a ``Pretrained`` in the module's ``init_cfg`` names.
 
     Attributes:
-        layouts: Those that are known of such a module.
-        class_names: Patterns of the names whose shapes follow the number of classes.
+        layouts: The layouts known of such a module.
+        class_names: Patterns of names whose shapes follow the number of classes.
     """
 
     layouts: ClassVar[tuple[Layout, ...]] = LAYOUTS
@@ -68,9 +67,9 @@ class PublishedNames(nn.Module):
 def _is_loaded_by_mmengine() -> bool:
     """Whether mmengine's ``load_state_dict`` is loading the module whose method called this.
 
-    Both torch and mmengine call ``_load_from_state_dict`` with the same arguments, ``strict=True``
-    included. torch then raises unless its caller asked for ``strict=False``; mmengine logs, and
-    calls no other method that could refuse. So the caller is what tells.
+    torch and mmengine call ``_load_from_state_dict`` with the same arguments. torch then raises
+    unless ``strict=False``; mmengine logs, and calls no other method that could refuse. Only the
+    caller tells them apart.
     """
     frame = sys._getframe(1)
     # The methods of subclasses stand between.
@@ -79,7 +78,7 @@ def _is_loaded_by_mmengine() -> bool:
     return frame.f_globals.get("__name__") == "mmengine.runner.checkpoint"
 
 
-# Of a part whose own names no layout of its own tells.
+# For a part whose own names are in none of its layouts.
 _OWN_NAMES = Layout("mmmetaformer", ("mmmetaformer",), (), (r".+",), Rules("{rest}"))
 
 
@@ -92,8 +91,7 @@ def rename_part(
         part: The module.
         state_dict: That of the model.
         prefix: Prefix of the part in it.
-        whole: Whether the part has to be there as a whole; else its own names may be there in
-            part.
+        whole: Whether tensors under the part's own names have to be complete, too.
 
     Returns:
         The account of the names; None if nothing had to be changed.
@@ -104,14 +102,13 @@ def rename_part(
     inside = {name[len(prefix) :]: name for name in state_dict if name.startswith(prefix)}
     tensors = {name: state_dict[full] for name, full in inside.items()}
     own = part.state_dict()
-    # As a rule, and found out sooner than layouts.
+    # The usual case, and cheaper to find out than the layout.
     if _is_whole(tensors, own) if whole else inside.keys() <= own.keys():
         return None
-    layouts = [layout for layout in part.layouts if "" in layout.prefixes(inside)]
-    if not whole:
-        layouts = [layout for layout in layouts if not layout.own]
-        if not layouts:
-            return None
+    found = [layout for layout in part.layouts if "" in layout.prefixes(inside)]
+    layouts = [layout for layout in found if whole or not layout.own]
+    if not whole and not layouts:
+        return None
     optional = (*part.class_names, *_declared_new(part))
     try:
         if not inside:
@@ -159,12 +156,9 @@ def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
 def _declared_new(part: PublishedNames) -> list[str]:
     """What the part's ``Pretrained`` says that its weights lack."""
     cfgs = getattr(part, "init_cfg", None) or []
-    patterns: list[str] = []
-    for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
-        if is_pretrained(cfg):
-            new = cfg.get("new", ())
-            patterns += [new] if isinstance(new, str) else new
-    return patterns
+    cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
+    new = [cfg.get("new", ()) for cfg in cfgs if is_pretrained(cfg)]
+    return [name for names in new for name in ([names] if isinstance(names, str) else names)]
 
 
 def rename_parts(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -174,13 +168,7 @@ def rename_parts(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, T
         WeightsError: If a part's tensors do not fit.
     """
     renamed = dict(state_dict)
-    for prefix, part in published_parts(model):
-        rename_part(part, renamed, prefix, whole=True)
-    return renamed
-
-
-def published_parts(model: nn.Module) -> Iterator[tuple[str, PublishedNames]]:
-    """The modules with ``PublishedNames`` of a model, and their prefixes in its state dict."""
     for name, part in model.named_modules():
         if isinstance(part, PublishedNames):
-            yield f"{name}." if name else "", part
+            rename_part(part, renamed, f"{name}." if name else "", whole=True)
+    return renamed

@@ -362,6 +362,16 @@ def test_script_and_trace(name):
                 torch.testing.assert_close(loaded(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@FUSED
+def test_a_traced_network_is_saved(fused):
+    backbone, x = PoolFormer(SMALL, fused=fused).eval(), torch.randn(1, 3, 64, 64)
+    stored = io.BytesIO()
+    torch.save(torch.fx.symbolic_trace(backbone), stored)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=False)
+    torch.testing.assert_close(loaded(x), backbone(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("fused", ["auto", False])
 def test_a_scripted_network_has_the_mode_it_was_scripted_in(fused):
     backbone = PoolFormer(SMALL, drop_path_rate=0.5, fused=fused)

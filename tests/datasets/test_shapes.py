@@ -63,7 +63,7 @@ def _scenes(count: int) -> list[shapes._Scene]:
     """The scenes behind the first training images of the ``dataset`` fixture."""
     size = ((96, 96), (96, 96))
     return [
-        shapes._draw_scene(np.random.default_rng([3, 0, index]), index, size, 6)
+        shapes._Scene(np.random.default_rng([3, 0, index]), index, size, 6)
         for index in range(count)
     ]
 
@@ -187,7 +187,7 @@ def test_every_kind_of_annotation_occurs(coco):
 
 def test_sizes_reach_coco_large_at_160_pixels():
     scenes = [
-        shapes._draw_scene(np.random.default_rng([0, 0, index]), index, ((160, 160),) * 2, 6)
+        shapes._Scene(np.random.default_rng([0, 0, index]), index, ((160, 160),) * 2, 6)
         for index in range(60)
     ]
     areas = np.concatenate([np.bincount(scene.owner.ravel())[1:] for scene in scenes])
@@ -479,7 +479,7 @@ def test_a_failed_exchange_puts_the_old_data_set_back(tmp_path, monkeypatch):
     replace = shapes.os.replace
 
     def failing(source, target):
-        if ".new-" in str(source):
+        if Path(source).name == "new":
             raise OSError("no rename today")
         replace(source, target)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmmetaformer import export_state_dict, list_archs
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.weights import WeightsError
-from mmmetaformer.weights.classifier import check_classifier
+from mmmetaformer.weights.classifier import fit_classifier
 from mmmetaformer.weights.layouts import CLASSIFIER
 from mmmetaformer.weights.networks import find_network
 
@@ -136,21 +136,30 @@ def test_a_pyramid_is_whole_level_by_level():
 @pytest.mark.parametrize(
     ("change", "normed", "message"),
     [
-        ({}, True, None),
-        ({"norm.running_mean": (8,), "norm.running_var": (8,), "norm.num_batches_tracked": ()},
-         True, None),
-        ({}, False, r"has \['norm\.bias', 'norm\.weight'\]"),
-        ({"norm.running_mean": (8,)}, True, r"lacks \['norm\.num_batches_tracked', 'norm\.runn"),
-        ({"fc.weight": (5, 7)}, True, r"has in another shape than the rest \['fc.weight \(5, 7\)"),
-        ({"fc.bias": (4,)}, True, r"has in another shape than the rest \['fc.weight \(5, 8\)"),
-        ({"fc1.weight": (9, 8)}, True, r"lacks \['fc1.bias', 'fc2.bias'"),
+        ({}, False, "2 unexpected: norm.weight; norm.bias"),
+        ({"norm.running_mean": (8,)}, True, "2 missing: norm.running_var; norm.num_batches_tr"),
+        ({"fc.weight": (5, 7)}, True, r"1 of another shape: fc.weight is \(5, 7\)"),
+        ({"fc.bias": (4,)}, True, r"1 of another shape: fc.weight is \(5, 8\)"),
+        ({"fc1.weight": (9, 8)}, True, "5 missing: fc1.bias; .*hidden_norm.bias; fc2.weight"),
     ],
 )  # fmt: skip
-def test_classifiers(change, normed, message):
+def test_classifiers_that_do_not_fit(change, normed, message):
+    source, names = classifier(change)
+    with pytest.raises(WeightsError, match=f"the classifier, .* does not fit.*: {message}"):
+        fit_classifier(source, names, 8, normed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"norm.running_mean": (8,), "norm.running_var": (8,), "norm.num_batches_tracked": ()}],
+)
+def test_classifiers_that_fit(change):
+    source, names = classifier(change)
+    assert set(fit_classifier(source, names, 8, True)) == set(names.values())
+
+
+def classifier(change):
+    """Its tensors, and what each is here."""
     sides = {"norm.weight": (8,), "norm.bias": (8,), "fc.weight": (5, 8), "fc.bias": (5,)}
-    classifier = {f"{CLASSIFIER}.{n}": torch.empty(shape) for n, shape in (sides | change).items()}
-    if message is None:
-        assert check_classifier(classifier, 8, has_norm=normed) is None
-    else:
-        with pytest.raises(WeightsError, match=f"the classifier {message}"):
-            check_classifier(classifier, 8, has_norm=normed)
+    source = {name: torch.zeros(shape) for name, shape in (sides | change).items()}
+    return source, {name: f"{CLASSIFIER}.{name}" for name in source}

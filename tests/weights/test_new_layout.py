@@ -61,6 +61,12 @@ def test_there_and_back(randomize, tmp_path):
     assert all(torch.equal(t, own[name]) for name, t in model["backbone"].state_dict().items())
 
 
+def test_an_owner_has_one_layout_of_a_network(monkeypatch):
+    monkeypatch.setattr(export, "LAYOUTS", (*LAYOUTS, TOY))
+    with pytest.raises(ValueError, match="several layouts of 'timm' serve poolformer_.*'toy'"):
+        export_state_dict(PoolFormer(SIZES).state_dict(), "timm")
+
+
 def test_classifier(randomize):
     own = randomize(PoolFormer(SIZES, out_norm_cfg=None)).state_dict()
     classifier = {"logits.weight": (5, 32), "logits.bias": (5,), "logits.norm.weight": (32,),

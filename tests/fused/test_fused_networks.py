@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from mmmetaformer.backbones import CAFormer, FFNet, MetaFormer, MlpMixer, PoolFormer
 from mmmetaformer.backbones.base import resolve_fused
+from mmmetaformer.fused import fuse, unfuse
 
 ATTENTION = dict(type="attention", head_dim=4)
 SMALL = dict(depths=[1, 1, 1, 1], dims=[8, 8, 8, 8])
@@ -66,6 +67,50 @@ def test_environment_variable_with_a_wrong_value_is_refused(monkeypatch):
 def test_true_where_nothing_can_be_fused_is_refused():
     with pytest.raises(ValueError, match="nothing of FFNet has a fused form: leave fused='auto'"):
         FFNet(dict(SMALL, dims=[8, 16, 32, 64]), fused=True)
+
+
+def test_fuse_and_unfuse_a_network_that_is_built(fused_functions):
+    backbone, x = PoolFormer(SMALL, fused=False), torch.randn(1, 3, 64, 64)
+    modules = {name: type(module) for name, module in backbone.named_modules()}
+    literal = backbone(x)
+    assert fused_functions(*literal) == []
+    for fused in ("auto", True):  # the second time, too
+        assert fuse(backbone, fused) is backbone
+        found = backbone(x)
+        assert "PoolResidualBranch" in fused_functions(*found)
+        torch.testing.assert_close(found, literal, rtol=1e-4, atol=1e-5)
+    unfuse(backbone)
+    assert {name: type(module) for name, module in backbone.named_modules()} == modules
+    torch.testing.assert_close(unfuse(backbone)(x), literal, rtol=0, atol=0)
+
+
+def test_classes_that_others_made_of_fused_ones_stay_theirs():
+    """Those of parametrizations and of FSDP, for instance."""
+
+    class Doubled(torch.nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    backbone, x = PoolFormer(SMALL), torch.randn(1, 3, 64, 64)
+    torch.nn.utils.parametrize.register_parametrization(backbone.norm0, "weight", Doubled())
+    block = backbone.stages[0][0]
+    block.__class__ = type("Wrapped", (type(block),), {})
+    before = backbone(x)
+    torch.testing.assert_close(unfuse(backbone)(x), before, rtol=1e-4, atol=1e-5)
+    assert type(block).__name__ == "Wrapped"
+    torch.testing.assert_close(fuse(backbone, True)(x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["GN", "LN2d"])
+def test_dtype_behind_output_norms_in_float32(norm):
+    norm = dict(type=norm, **(dict(num_groups=1) if norm == "GN" else {}))
+    dtypes = []
+    for fused in ("auto", False):
+        backbone = PoolFormer(SMALL, fused=fused, norm_cfg=norm, out_norm_cfg=norm).bfloat16()
+        for index in range(4):
+            getattr(backbone, f"norm{index}").float()
+        dtypes.append([level.dtype for level in backbone(torch.randn(1, 3, 64, 64).bfloat16())])
+    assert dtypes[0] == dtypes[1]
 
 
 def test_auto_where_nothing_can_be_fused_leaves_the_image_as_it_is():
