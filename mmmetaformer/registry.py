@@ -9,6 +9,7 @@ meets a name with an unknown scope, and ``locations`` are imported at the first 
 import os
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import Parameter, getmro, signature
 from typing import Any
 
@@ -98,6 +99,15 @@ def find_part(registry: Registry, name: Any) -> type:
             f"unknown {registry.name} type {name!r}: expected one of {known}, a class, or the "
             f"dotted path of a class such as 'my_package.my_module.MyMixer'{_why_not_found(name)}"
         )
+    return cls
+
+
+def find_in_openmmlab(name: str) -> type | None:
+    """The class that is registered in mmengine or mmcv under a name, None where there is none."""
+    cls = ROOT_MODELS.get(name)
+    if cls is None and find_spec("mmcv") is not None:
+        import_module("mmcv.cnn")  # which registers its layers
+        cls = ROOT_MODELS.get(name)
     return cls
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backbones.metaformer import MetaFormerBlock
 from ..channel_mixers import Mlp
+from ..compat import autocast_dtype
 from ..layers import (
     ChannelScale,
     DropPath,
@@ -161,7 +162,7 @@ def attention(branch: ResidualBranch, x: Tensor, ops: Implementation) -> Tensor:
 def _pool_arguments(branch: ResidualBranch, x: Tensor, ops: Implementation) -> tuple:
     """The arguments of :class:`PoolResidual` after ``x``."""
     # Under CUDA's autocast, norms give float32.
-    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
+    autocast = x.is_cuda and autocast_dtype("cuda") is not None
     tensors = PoolTensors(**_factors(branch, x, torch.float32 if autocast else x.dtype))
     return affine_norm(branch.norm, ops), branch.mixer.pool.kernel_size, *tensors
 

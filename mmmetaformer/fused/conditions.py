@@ -6,13 +6,9 @@ A ``forward`` that somebody replaced in a class, not in a module, cannot be seen
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from ..compat import interprets_operators
 
 # Exact classes: a subclass may hold its values in another way, or intercept operators.
 _PLAIN = (Tensor, nn.Parameter)
@@ -21,20 +17,12 @@ _PLAIN = (Tensor, nn.Parameter)
 def fused_forms_may_run(x: Tensor) -> bool:
     """Whether fused forms may run on a map now.
 
-    They may not run while a model is traced, compiled, exported or scripted, under a dispatch mode
-    (operation counters, fake tensors), under a function mode other than a default device, under
-    ``torch.func``, in forward-mode differentiation, with global module hooks, for a subclass of
-    Tensor, and on devices other than CPU and CUDA.
+    They may not run while something watches or replaces operators
+    (:func:`~mmmetaformer.compat.interprets_operators`), for a subclass of Tensor, and on devices
+    other than CPU and CUDA.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in _PLAIN:
-        return False
-    if x.dim() != 4 or x.device.type not in ("cpu", "cuda"):
-        return False
-    if _get_current_dispatch_mode() is not None or _has_any_global_hook():
-        return False
-    if any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()):
-        return False
-    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+    plain_map = type(x) in _PLAIN and x.dim() == 4 and x.device.type in ("cpu", "cuda")
+    return plain_map and not interprets_operators()
 
 
 def is_untouched(*modules: nn.Module) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..compat import autocast_dtype
+
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
@@ -17,10 +19,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype of matrix products: autocast's, else that of the weights."""
-    device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
+    autocast = None if x.dtype == torch.float64 else autocast_dtype(x.device.type)
+    return autocast or weight.dtype
 
 
 def cast_like(value: Tensor | None, like: Tensor) -> Tensor | None:

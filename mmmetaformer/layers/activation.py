@@ -1,12 +1,10 @@
 """Activations that neither torch nor mmcv has."""
 
 import torch
-from mmcv.cnn import build_activation_layer
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import MODELS, as_required_cfg, build_part
+from ..registry import MODELS, as_required_cfg, build_part, find_in_openmmlab
 
 
 @MODELS.register_module()
@@ -38,24 +36,35 @@ class StarReLU(nn.Module):
         return self.scale * F.relu(x) ** 2 + self.bias
 
 
+# Those that mmcv takes from torch, so that they need no mmcv.
+_TORCH_ACTIVATIONS = {
+    cls.__name__: cls
+    for cls in (
+        *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.ELU),
+        *(nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU),
+    )
+}
+
+
 def build_activation(act_cfg: dict | str | None) -> nn.Module:
-    """Build an activation of this package or of mmcv.
+    """Build an activation of this package, of torch or of OpenMMLab.
 
     Args:
         act_cfg: ``dict(type='StarReLU')``, ``dict(type='GELU')``, ... or a name; None means none.
 
     Raises:
         ValueError: For an unknown name; lists the usual ones.
+        TypeError: If the options do not fit the activation; names it.
     """
     if act_cfg is None:
         return nn.Identity()
     cfg = as_required_cfg("act_cfg", act_cfg)
     kind = cfg["type"]
-    if kind in MODELS.module_dict:
-        return build_part(MODELS, cfg)
-    if isinstance(kind, str) and ROOT_MODELS.get(kind) is None:
+    if kind not in MODELS.module_dict and isinstance(kind, str):
+        cfg["type"] = _TORCH_ACTIVATIONS.get(kind) or find_in_openmmlab(kind)
+    if cfg["type"] is None:
         raise ValueError(
             f"unknown activation {kind!r}: expected one of GELU, ReLU, SiLU, SquaredReLU, "
             "StarReLU, ... or any activation registered in mmengine's MODELS"
         )
-    return build_activation_layer(cfg)
+    return build_part(MODELS, cfg)

@@ -1,12 +1,13 @@
 """Normalisation of (B, C, H, W) maps."""
 
+from typing import Any
+
 import torch
-from mmcv.cnn import build_norm_layer
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import MODELS, as_required_cfg, build_part
+from ..compat import is_compiling
+from ..registry import MODELS, as_required_cfg, build_part, find_in_openmmlab
 
 
 @MODELS.register_module(name=["LN2d", "LayerNorm2d"])
@@ -28,7 +29,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(num_channels, eps, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self._over_channels(x)
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -64,7 +65,7 @@ def group_norm(
       image share changes nothing of the result, and is taken off first;
     - crashes in the backward pass when the map itself needs no gradient, as behind frozen layers.
     """
-    if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
+    if not torch.jit.is_scripting() and not is_compiling():
         x = _prepared(x, weight, bias)
     return F.group_norm(x, num_groups, weight, bias, eps)
 
@@ -105,6 +106,19 @@ class ModifiedLayerNorm(GroupNorm):
             self.register_parameter("bias", None)
 
 
+# By mmcv's names, so that these need no mmcv.
+_TORCH_NORMS: dict[Any, type[nn.Module]] = {
+    "BN": nn.BatchNorm2d,
+    "BN2d": nn.BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+    "IN": nn.InstanceNorm2d,
+    "IN2d": nn.InstanceNorm2d,
+    "GN": GroupNorm,
+    nn.GroupNorm: GroupNorm,
+    "LN": nn.LayerNorm,
+}
+
+
 def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
     """Build a norm over ``dim`` channels of a (B, C, H, W) map.
 
@@ -116,6 +130,7 @@ def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
 
     Raises:
         ValueError: For an unknown name, or one that is no norm of maps.
+        TypeError: If the options do not fit the norm; names it.
     """
     if norm_cfg is None:
         return nn.Identity()
@@ -124,8 +139,9 @@ def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
     cls = MODELS.module_dict.get(str(cfg["type"]).removeprefix("mmmetaformer."), cfg["type"])
     if cls in (LayerNorm2d, ModifiedLayerNorm):
         return build_part(MODELS, {**cfg, "type": cls}, num_channels=dim)
+    cls = _TORCH_NORMS.get(cls, cls)
     if isinstance(cls, str):
-        cls = ROOT_MODELS.get(cls)
+        cls = find_in_openmmlab(cls)
     if cls is None:
         raise ValueError(
             f"unknown norm {cfg['type']!r}: expected LN2d, MLN, GN, BN, SyncBN, ... or any norm "
@@ -133,7 +149,15 @@ def build_norm(norm_cfg: dict | str | None, dim: int) -> nn.Module:
         )
     if cls is nn.LayerNorm:
         raise ValueError("norm 'LN' would normalise over the width of a map: use 'LN2d'")
-    layer = build_norm_layer({**cfg, "type": cls}, dim)[1]
-    if type(layer) is nn.GroupNorm:
-        layer.__class__ = GroupNorm  # mmcv builds no subclass of it
-    return layer
+    # The rest as mmcv's build_norm_layer does it.
+    options = {"eps": 1e-5, **cfg}
+    trained = options.pop("requires_grad", True)
+    del options["type"]
+    try:
+        if issubclass(cls, nn.GroupNorm):  # its first argument is the number of groups
+            layer = cls(num_channels=dim, **options)
+        else:
+            layer = cls(dim, **options)
+    except TypeError as error:
+        raise TypeError(f"norm {cfg['type']!r}: {error}") from error
+    return layer.requires_grad_(trained)

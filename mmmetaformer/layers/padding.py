@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..compat import is_compiling
+
 
 def pad_to_multiple(x: Tensor, rows: int, columns: int) -> Tensor:
     """Pad a map with zeros at its bottom and right to multiples of ``rows`` and ``columns``.
@@ -22,7 +24,7 @@ def pad_to_multiple(x: Tensor, rows: int, columns: int) -> Tensor:
     right = (width + columns - 1) // columns * columns - width
     if not torch.jit.is_scripting():
         # A trace holds for all sizes, so it must not leave out what this size does not need.
-        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        traced = torch.jit.is_tracing() or is_compiling()
         if not traced and bottom == 0 and right == 0:
             return x
     return F.pad(x, (0, right, 0, bottom))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..compat import is_compiling
 from ..registry import TOKEN_MIXERS
 from . import windows
 from .grid import GridMixer
@@ -55,7 +56,7 @@ def normalize_border(x: Tensor, matrix: Tensor, rows: int, columns: int) -> Tens
     """Divide what windows of a map were mixed to by the sum of the weights of those positions that
     lie in the image. Maps of whole windows stay as they are."""
     if not torch.jit.is_scripting():
-        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        traced = torch.jit.is_tracing() or is_compiling()
         if not traced and x.shape[2] % rows == 0 and x.shape[3] % columns == 0:
             return x
     ones = windows.to_windows(torch.ones_like(x[:1, :1]), rows, columns)

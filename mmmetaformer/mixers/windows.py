@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..compat import is_compiling
 from ..layers.padding import pad_to_multiple
 
 
@@ -60,7 +61,7 @@ def valid_keys(x: Tensor, rows: int, columns: int) -> Tensor | None:
         (B * n, 1, 1, h * w), booleans; None when all of them do.
     """
     if not torch.jit.is_scripting():
-        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        traced = torch.jit.is_tracing() or is_compiling()
         if not traced and x.shape[-2] % rows == 0 and x.shape[-1] % columns == 0:
             return None
     return to_windows(torch.ones_like(x[:, :1]), rows, columns)[:, None] > 0
