@@ -7,8 +7,6 @@ missing one, or one whose compiled code ends the process, is a row of the report
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,8 +16,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .stacks import (
+    MMCVS,
+    STACKS,
+    Stack,
+    choose_stack,
+    installed_of,
+    installed_version,
+)
+
 STACK_MODULES = """
-    pkg_resources torch torchvision mmengine mmcv.ops mmdet.models mmseg.models mmpretrain.models
+    torch torchvision mmengine mmcv.ops mmdet.models mmseg.models mmpretrain.models
 """.split()
 OWN_MODULES = ["safetensors", "mmmetaformer", "mmmetaformer.backbones"]
 # Printed where installed; some provide the same modules.
@@ -29,17 +36,13 @@ DISTRIBUTIONS = """
     numpy opencv-python opencv-python-headless opencv-contrib-python setuptools transformers
 """.split()
 
-# --no-cache-dir: pip's wheel cache ignores the torch that a wheel was compiled against.
-BUILD_MMCV = (
-    'pip uninstall -y mmcv mmcv-lite mmcv-full; pip install "setuptools<81" wheel ninja && '
-    'MMCV_WITH_OPS=1 CFLAGS="-O2 -g0" pip install --no-cache-dir --no-build-isolation '
-    "--no-binary mmcv mmcv==2.1.0"
-)
+BUILD_MMCV = "python -m mmmetaformer.build_mmcv"
 NVIDIA_DEVICE = "/dev/nvidiactl"
 
 # Failed imports that have been seen before: a regular expression searched in the traceback, the
 # cause, the fix. The first match is taken, so specific rows stand before general ones. In a fix,
-# {package} is the group of that name and {torchvision} the series that belongs to the torch.
+# {package} is the distribution of the group of that name, {mmengine} mmengine's, {torchvision} the
+# series that belongs to the torch, and {constraints} the file with the tested versions.
 KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
     (
         r"No module named '?pkg_resources",
@@ -65,7 +68,7 @@ KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
     (
         r"MMEngine==\S+ is used but incompatible",
         "The installed OpenMMLab packages do not accept this mmengine.",
-        'pip install "mmengine>=0.10.3,<1"',
+        "pip install -c {constraints} {mmengine}",
     ),
     (
         r"No module named '?mmcv",
@@ -80,7 +83,7 @@ KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"(from|module|named|attribute) '?\"?transformers\b|-packages[/\\]transformers[/\\]",
-        "mmpretrain 1.2.0 imports with transformers 4.46.3 or none, not with this version.",
+        "mmpretrain 1.2 imports with transformers 4.46.3 or none, not with this version.",
         "pip install transformers==4.46.3",
     ),
     (
@@ -93,13 +96,13 @@ KNOWN_FAILURES: tuple[tuple[str, str, str], ...] = (
         r"numpy\.dtype size changed|_ARRAY_API not found|compiled using NumPy 1"
         r"|compiled against (ABI|API) version|numpy\._?core\.multiarray failed to import",
         "A compiled package (OpenCV, pycocotools) does not fit the installed NumPy.",
-        "pip install --force-reinstall -c constraints.txt numpy opencv-python pycocotools",
+        "pip install --force-reinstall -c {constraints} numpy opencv-python pycocotools",
     ),
     (
         r"No module named '?(?P<package>torch|mmengine|mmdet|mmseg|mmpretrain|pycocotools|ftfy"
         r"|regex|safetensors|numpy|cv2)\b",
         "A package that is needed is not installed (mmsegmentation leaves out ftfy and regex).",
-        "pip install -c constraints.txt {package}",
+        "pip install -c {constraints} {package}",
     ),
 )
 
@@ -145,59 +148,89 @@ def import_modules(names: Sequence[str]) -> tuple[dict[str, str | None], dict[st
     return errors, facts
 
 
-def diagnose(error: str, torch: str | None = None) -> tuple[str, str] | None:
+def diagnose(error: str, stack: Stack, torch: str | None = None) -> tuple[str, str] | None:
     """Look a traceback up in the table of known failures.
 
     Args:
         error: The traceback, or its last line.
+        stack: The stack whose distributions a fix names.
         torch: Version of the installed torch.
 
     Returns:
         The cause and the fix, None for a failure that is not in the table.
     """
+    names = {"cv2": "opencv-python", **stack.distributions}
     for pattern, cause, fix in KNOWN_FAILURES:
         if match := re.search(pattern, error):
             # torchvision's minor version has stayed 15 ahead of torch's since 2.0.
             minor = re.match(r"2\.(\d+)", torch or "")
-            fix = fix.replace("{torchvision}", f"0.{int(minor[1]) + 15}.*" if minor else "0.26.0")
+            series = f"0.{int(minor[1]) + 15}.*" if minor else stack.version_of("torchvision")
             package = match.groupdict().get("package", "")
-            package = {"mmseg": "mmsegmentation", "cv2": "opencv-python"}.get(package, package)
-            return cause, fix.replace("{package}", package)
+            return cause, fix.format(
+                package=names.get(package, package),
+                mmengine=names["mmengine"],
+                torchvision=series,
+                constraints=stack.constraints,
+            )
     return None
 
 
+def find_mixture() -> tuple[str, str, str] | None:
+    """Observation, cause and fix where packages of both stacks are installed, else None.
+
+    The fix keeps the stack of which more is there.
+    """
+    parts = {name: installed_of(stack) for name, stack in STACKS.items()}
+    if not all(parts.values()):
+        return None
+    seen = "; ".join(
+        f"of {name}: {', '.join(f'{package} {version}' for package, version in part.items())}"
+        for name, part in parts.items()
+    )
+    keep = max(parts, key=lambda name: len(parts[name]))
+    rest = [name for name in parts[keep] if name not in MMCVS]
+    remove = " ".join(package for part in parts.values() for package in part)
+    fix = f"pip uninstall -y {remove}; pip install -c {STACKS[keep].constraints} {' '.join(rest)}"
+    cause = "Both stacks have the same modules, and each has written over the other's files."
+    return f"two stacks are installed, {seen}", cause, f"{fix}; {BUILD_MMCV}"
+
+
 def find_problems(
-    errors: Mapping[str, str | None], facts: Mapping[str, Any]
+    errors: Mapping[str, str | None], facts: Mapping[str, Any], stack: Stack
 ) -> Iterator[tuple[str, str, str, str]]:
     """Yield level, observation, cause and fix of what is wrong in :func:`import_modules`' results.
 
     The level is ``ERROR`` where something needed does not work, else ``WARNING``.
     """
-    if not (3, 10) <= sys.version_info[:2] < (3, 13):
-        cause = "Python 3.10, 3.11 or 3.12 is needed."
+    if not 10 <= sys.version_info[1] <= stack.last_python:
+        cause = f"The packages of {stack.name} need Python 3.10 to 3.{stack.last_python}."
         yield "ERROR", f"Python {platform.python_version()}", cause, "PYTHON=/path/to/python3.11"
+    if mixture := find_mixture():
+        yield "ERROR", *mixture
     for name, error in errors.items():
         if error is not None:
             unknown = "This failure is not a known one.", f"see python -c 'import {name}'"
             detail = f"{name}: {error.strip().splitlines()[-1]}"
-            yield "ERROR", detail, *(diagnose(error, facts.get("torch")) or unknown)
+            yield "ERROR", detail, *(diagnose(error, stack, facts.get("torch")) or unknown)
     if facts.get("gpus") and facts.get("mmcv_cuda") == "not available":
         cause = f"Detectors cannot use the GPU; the fix needs nvcc of CUDA {facts['cuda']}."
         fix = f"export FORCE_CUDA=1; {BUILD_MMCV}"
         yield "WARNING", "mmcv.ops has CPU operators only", cause, fix
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # on purpose
     if facts.get("gpus") == [] and os.path.exists(NVIDIA_DEVICE) and not hidden:
-        cause = f"It is a build for CUDA {facts['cuda']}; nvidia-smi says what the driver runs."
-        fix = "pip install --force-reinstall -c constraints.txt torch torchvision  # of that CUDA"
+        cause = (
+            f"It is a build for CUDA {facts['cuda']}; nvidia-smi says what CUDA the driver runs."
+        )
+        fix = f"pip install --force-reinstall -c {stack.constraints} torch torchvision"
         yield "WARNING", "torch does not see the GPU", cause, fix
 
 
-def print_report(errors: Mapping[str, str | None], facts: Mapping[str, Any]) -> None:
+def print_report(errors: Mapping[str, str | None], facts: Mapping[str, Any], stack: Stack) -> None:
     """Print a row for Python, each installed distribution, CUDA, the GPUs and each import."""
     rows = [("python", f"{platform.python_version()} ({platform.platform()})")]
-    for name in DISTRIBUTIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            rows.append((name, importlib.metadata.version(name)))
+    rows.append(("stack", f"{stack.name} (tested versions: {stack.constraints})"))
+    versions = [(name, installed_version(name)) for name in DISTRIBUTIONS]
+    rows += [(name, version) for name, version in versions if version is not None]
     rows.append(("CUDA of torch", facts.get("cuda") or "none"))
     rows.append(("CUDA of mmcv.ops", facts.get("mmcv_cuda") or "none"))
     rows.append(("GPU", ", ".join(facts.get("gpus") or ["none: the CPU is used"])))
@@ -213,11 +246,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stack", action="store_true", help="leave mmmetaformer itself out")
     args = parser.parse_args(argv)
 
-    errors, facts = import_modules(STACK_MODULES + OWN_MODULES * (not args.stack))
+    try:
+        stack = choose_stack()
+    except ValueError as error:
+        print(f"ERROR: {error}")
+        return 1
+    # mmengine of the original stack needs it when a config inherits from a package.
+    needed = ["pkg_resources"] * (stack.name == "openmmlab")
+    errors, facts = import_modules(needed + STACK_MODULES + OWN_MODULES * (not args.stack))
     if not args.quiet:
-        print_report(errors, facts)
+        print_report(errors, facts, stack)
     levels, fixes = set(), set()
-    for level, detail, cause, fix in find_problems(errors, facts):
+    for level, detail, cause, fix in find_problems(errors, facts, stack):
         print(f"{level}: {detail}")
         print("    same fix as above" if fix in fixes else f"    {cause}\n    fix: {fix}")
         levels.add(level)

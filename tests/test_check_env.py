@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mmmetaformer import check_env
+from mmmetaformer import check_env, stacks
+from mmmetaformer.stacks import STACKS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = check_env.STACK_MODULES + check_env.OWN_MODULES
-NUMPY_FIX = "pip install --force-reinstall -c constraints.txt numpy opencv-python pycocotools"
+PINS = STACKS["openmmlab"].constraints
+NUMPY_FIX = f"pip install --force-reinstall -c {PINS} numpy opencv-python pycocotools"
 TORCHVISION_FIX = 'pip install --force-reinstall --no-deps "torchvision==0.26.*"'
 
 # What a traceback ends in, and the command that mends it.
 KNOWN = [
     ("No module named 'pkg_resources'", 'pip install "setuptools<81"'),
-    ("No module named 'torch'", "pip install -c constraints.txt torch"),
+    ("No module named 'torch'", f"pip install -c {PINS} torch"),
     ("operator torchvision::nms does not exist", TORCHVISION_FIX),
     ("OSError: /x/torchvision/_C.so: undefined symbol: _ZN3c10", TORCHVISION_FIX),
     ("Couldn't load custom C++ ops", TORCHVISION_FIX),
     ("No module named 'torchvision'", 'pip install --no-deps "torchvision==0.26.*" pillow'),
     ("AssertionError: MMCV==2.2.0 is used but incompatible.", check_env.BUILD_MMCV),
-    ("MMEngine==0.4.0 is used but incompatible.", 'pip install "mmengine>=0.10.3,<1"'),
+    ("MMEngine==0.4.0 is used but incompatible.", f"pip install -c {PINS} mmengine"),
     ("No module named 'mmcv'", check_env.BUILD_MMCV),
     ("No module named 'mmcv._ext'", check_env.BUILD_MMCV),
     ("/x/mmcv/_ext.cpython-311.so: undefined symbol: _ZNK3c105E", check_env.BUILD_MMCV),
@@ -35,7 +38,7 @@ KNOWN = [
         "file: No such file",
         check_env.BUILD_MMCV,
     ),
-    ("No module named 'ftfy'", "pip install -c constraints.txt ftfy"),
+    ("No module named 'ftfy'", f"pip install -c {PINS} ftfy"),
     (
         "cannot import name 'x' from 'transformers.modeling_utils'",
         "pip install transformers==4.46.3",
@@ -52,20 +55,20 @@ KNOWN = [
     ("ValueError: numpy.dtype size changed, may indicate binary incompatibility.", NUMPY_FIX),
     ("AttributeError: _ARRAY_API not found", NUMPY_FIX),
     ("ImportError: numpy.core.multiarray failed to import", NUMPY_FIX),
-    ("No module named 'mmdet'", "pip install -c constraints.txt mmdet"),
-    ("No module named 'mmseg.models'", "pip install -c constraints.txt mmsegmentation"),
-    ("No module named 'cv2'", "pip install -c constraints.txt opencv-python"),
+    ("No module named 'mmdet'", f"pip install -c {PINS} mmdet"),
+    ("No module named 'mmseg.models'", f"pip install -c {PINS} mmsegmentation"),
+    ("No module named 'cv2'", f"pip install -c {PINS} opencv-python"),
 ]
 
 
 @pytest.mark.parametrize("text, fix", KNOWN)
 def test_known_failure_gives_its_fix(text, fix):
-    assert check_env.diagnose(text, "2.11.0+cu130")[1] == fix
+    assert check_env.diagnose(text, STACKS["openmmlab"], "2.11.0+cu130")[1] == fix
 
 
 def test_every_row_of_the_table_is_reached():
     """A row that an earlier one hides would never help anybody."""
-    reached = {check_env.diagnose(text)[0] for text, _ in KNOWN}
+    reached = {check_env.diagnose(text, STACKS["openmmlab"])[0] for text, _ in KNOWN}
     assert reached == {cause for _, cause, _ in check_env.KNOWN_FAILURES}
 
 
@@ -80,7 +83,7 @@ def test_every_row_of_the_table_is_reached():
     ],
 )
 def test_unknown_failure_is_not_guessed_at(text):
-    assert check_env.diagnose(text) is None
+    assert check_env.diagnose(text, STACKS["openmmlab"]) is None
 
 
 @pytest.mark.parametrize(
@@ -88,15 +91,17 @@ def test_unknown_failure_is_not_guessed_at(text):
     [("2.1.0", "0.16.*"), ("2.13.0+cpu", "0.28.*"), (None, "0.26.0")],
 )
 def test_torchvision_belongs_to_torch(torch, torchvision):
-    _, fix = check_env.diagnose("No module named 'torchvision'", torch)
+    _, fix = check_env.diagnose("No module named 'torchvision'", STACKS["openmmlab"], torch)
     assert fix == f'pip install --no-deps "torchvision=={torchvision}" pillow'
 
 
-def test_fixes_name_the_pinned_versions():
-    pins = dict(re.findall(r"^(\w+)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.M))
-    assert f"mmcv=={pins['mmcv']}" in check_env.BUILD_MMCV
-    _, fix = check_env.diagnose("No module named 'torchvision'")
-    assert f"torchvision=={pins['torchvision']}" in fix
+@pytest.mark.parametrize(
+    "module, package", [("mmseg", "onedl-mmsegmentation"), ("mmdet", "onedl-mmdetection")]
+)
+def test_a_fix_names_the_packages_of_the_stack(module, package):
+    stack = STACKS["onedl"]
+    _, fix = check_env.diagnose(f"No module named '{module}'", stack)
+    assert fix == f"pip install -c {stack.constraints} {package}"
 
 
 @pytest.fixture
@@ -122,6 +127,7 @@ def test_report_when_all_works(run):
     assert status == 0
     assert out.endswith("everything needed works\n")
     rows = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines()[:-1])
+    assert rows["stack"].startswith(f"{stacks.choose_stack().name} ")
     assert rows["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}.")
     assert {"torch", "mmcv", "numpy", "CUDA of torch"} <= rows.keys()
     assert rows["GPU"] == "none: the CPU is used"
@@ -148,11 +154,55 @@ def test_fix_of_two_failures_is_printed_once(run):
     assert out.endswith("same fix as above\n")
 
 
-@pytest.mark.parametrize("version, status", [((3, 9), 1), ((3, 10), 0), ((3, 13), 1)])
-def test_python_version(run, monkeypatch, version, status):
+@pytest.mark.parametrize(
+    "stack, version, status",
+    [
+        ("openmmlab", (3, 9), 1),
+        ("openmmlab", (3, 10), 0),
+        ("openmmlab", (3, 13), 1),
+        ("onedl", (3, 13), 0),
+        ("onedl", (3, 14), 1),
+    ],
+)
+def test_python_version(run, monkeypatch, stack, version, status):
+    monkeypatch.setenv("STACK", stack)
     monkeypatch.setattr(sys, "version_info", version)
     done, out = run("--quiet")
-    assert (done, "Python 3.10, 3.11 or 3.12 is needed." in out) == (status, bool(status))
+    assert (done, f"The packages of {stack} need Python 3.10 to 3.1" in out) == (status, status > 0)
+
+
+def test_packages_of_both_stacks_are_one_error(run, monkeypatch):
+    """The fix keeps the stack of which more is there."""
+    there = {"mmengine": "0.10.7", "mmdet": "3.3.0", "onedl-mmcv": "2.3.6"}
+    for module in (stacks, check_env):
+        monkeypatch.setattr(module, "installed_version", there.get)
+    status, out = run("--quiet")
+    assert status == 1
+    (error,) = re.findall("^ERROR: (.*)", out, re.M)
+    assert error == (
+        "two stacks are installed, of openmmlab: mmengine 0.10.7, mmdet 3.3.0; "
+        "of onedl: onedl-mmcv 2.3.6"
+    )
+    assert (
+        f"pip uninstall -y mmengine mmdet onedl-mmcv; pip install -c {PINS} mmengine mmdet" in out
+    )
+    assert out.endswith(f"{check_env.BUILD_MMCV}\n")
+
+
+def test_pkg_resources_is_needed_by_the_original_stack_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        check_env, "import_modules", lambda names: asked.append(names) or (dict.fromkeys(names), {})
+    )
+    for name in STACKS:
+        monkeypatch.setenv("STACK", name)
+        check_env.main(["--quiet"])
+    assert ["pkg_resources" in names for names in asked] == [True, False]
+
+
+def test_unknown_stack_is_one_sentence(run, monkeypatch):
+    monkeypatch.setenv("STACK", "mmlab")
+    assert run() == (1, "ERROR: STACK=mmlab: expected one of openmmlab, onedl\n")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +265,9 @@ def test_runs_without_any_package(tmp_path):
     package = tmp_path / "mmmetaformer"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "check_env.py").write_text((ROOT / "mmmetaformer/check_env.py").read_text())
+    for name in ("check_env.py", "stacks.py"):
+        (package / name).write_text((ROOT / "mmmetaformer" / name).read_text())
+    shutil.copytree(ROOT / "mmmetaformer/constraints", package / "constraints")
     # An environment without packages: -I leaves out variables, the folder is added by hand.
     program = (
         "import sys; sys.path.insert(0, '.'); import mmmetaformer.check_env as c; "
@@ -227,4 +279,5 @@ def test_runs_without_any_package(tmp_path):
     )
     assert (done.returncode, done.stderr) == (1, "")
     assert "ERROR: torch: ModuleNotFoundError: No module named 'torch'" in done.stdout
-    assert "fix: pip install -c constraints.txt torch\n" in done.stdout
+    pins = package / "constraints/openmmlab.txt"
+    assert f"fix: pip install -c {pins} torch\n" in done.stdout

@@ -25,13 +25,19 @@ BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts need bash")
 
 # All that the scripts call besides Python.
-COMMANDS = "awk bash cat cut dirname flock getconf ls mkdir mktemp mv rm rmdir sed sh sha256sum"
+COMMANDS = "awk bash cat dirname flock ls mkdir rm sh sha256sum"
+
+# The modules that the scripts run, with what they import.
+MODULES = [f"mmmetaformer/{name}.py" for name in ("stacks", "build_mmcv")]
+PINS = "mmmetaformer/constraints/openmmlab.txt"
+CONSTRAINTS = [f"mmmetaformer/constraints/{path.name}" for path in
+               (ROOT / "mmmetaformer/constraints").iterdir()]  # fmt: skip
 
 # A Python whose installed packages are files of its prefix that hold the version. It runs the
 # scripts' own programs with stand-ins for torch and mmcv, plays pip, venv and check_env, and logs
 # what it is asked for. FAIL and KILL name the request at which it fails or kills the script.
 FAKE = r"""
-import os, signal, sys, sysconfig
+import importlib.metadata, io, os, runpy, signal, sys, sysconfig, tarfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -55,12 +61,27 @@ def log(text):
     if os.environ.get("FAIL", "never") in text:
         sys.exit(f"fake error in {text}")
     if os.environ.get("KILL", "never") in text:
-        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpgid(0), signal.SIGKILL)
         os._exit(1)
 
 
+def version(name):
+    if have(name) is None:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return have(name).split("|")[0]
+
+
+def run_module(name, argv):
+    importlib.metadata.version, sys.executable = version, me
+    sysconfig.get_path = lambda name: str(prefix / dict(scripts="bin").get(name, name))
+    sys.argv = [name, *argv]
+    sys.version_info = tuple(map(int, (have("python") or "3.11.7").split(".")))
+    sys.path.insert(0, os.getcwd())
+    runpy.run_module(name, run_name="__main__")
+
+
 def run_program(code, argv):
-    for name in ("torch", "mmcv", "pip", "mmcv.ops"):
+    for name in ("torch", "mmcv", "onedl-mmcv", "pip", "mmcv.ops"):
         sys.modules[name] = ModuleType(name) if have(name) else None
     if have("torch"):
         torch, gpu = sys.modules["torch"], os.environ.get("GPU")
@@ -69,15 +90,15 @@ def run_program(code, argv):
             is_available=lambda: bool(gpu), get_device_capability=lambda: (9, 0))
         sys.modules["torch.utils"] = ModuleType("torch.utils")
         sys.modules["torch.utils.cpp_extension"] = SimpleNamespace(CUDA_HOME=gpu)
-    if have("mmcv"):
-        mmcv = sys.modules["mmcv"]
-        mmcv.__version__, built_for, cuda = have("mmcv").split("|")
+    for name in filter(have, ("mmcv", "onedl-mmcv")):
+        mmcv = sys.modules["mmcv"] = ModuleType("mmcv")
+        mmcv.__version__, built_for, cuda = have(name).split("|")
         if built_for == have("torch"):
             mmcv.ops = sys.modules["mmcv.ops"] = ModuleType("mmcv.ops")
             mmcv.ops.get_compiling_cuda_version = lambda: cuda
-    for name in ("ensurepip", "importlib.metadata", "venv"):
+    for name in ("ensurepip", "venv"):
         sys.modules[name] = ModuleType(name)
-    sys.modules["importlib.metadata"].version = lambda name: have(name) or {}[name]
+    importlib.metadata.version = version
     sysconfig.get_path = lambda name: str(prefix / name)
     sys.executable, sys.argv = me, ["-c", *argv]
     if have("python"):
@@ -85,24 +106,37 @@ def run_program(code, argv):
     exec(code, {})
 
 
+def download(folder, requirement):
+    name, version = requirement.replace("-", "_").split("==")
+    setup = b"flags = ['-O2', '-std=c++17']"
+    with tarfile.open(folder / f"{name}-{version}.tar.gz", "w:gz") as file:
+        entry = tarfile.TarInfo(f"{name}-{version}/setup.py")
+        entry.size = len(setup)
+        file.addfile(entry, io.BytesIO(setup))
+
+
 def build(folder, options):
     assert {"--no-build-isolation", "--no-cache-dir", "--no-deps"} <= {*options}, options
+    source = Path(options[-1])
+    assert "std" not in (source / "setup.py").read_text()
     assert all(map(have, ("torch", "setuptools", "wheel", "ninja")))
     assert os.environ["MMCV_WITH_OPS"] == "1" and "-g0" in os.environ["CFLAGS"]
     assert os.environ["PATH"].startswith(str(prefix / "bin"))
     cuda = "13.0" if os.environ.get("FORCE_CUDA") == "1" else "not available"
     assert cuda == "13.0" or os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    (folder / "mmcv-2.1.0-cp311-cp311-linux_x86_64.whl").write_text(f"2.1.0|{have('torch')}|{cuda}")
+    (folder / f"{source.name}-cp311-cp311-linux_x86_64.whl").write_text(
+        f"{source.name.split('-')[1]}|{have('torch')}|{cuda}")
 
 
 def install(targets, constraints, local):
     for name in targets:
         if name.endswith(".whl"):
-            put("mmcv", Path(name).read_text())
-        elif name.endswith("[test]"):
-            assert have("mmcv"), "pip would build an mmcv of its own"
-            for name in "mmengine mmdet mmseg mmpretrain mmmetaformer".split():
-                put(name, "1")
+            put("onedl-mmcv" if "onedl" in name else "mmcv", Path(name).read_text())
+        elif name.endswith("test]"):
+            stack = "onedl-" if "onedl" in name else ""
+            for name in "mmengine mmdet mmseg mmpretrain".split():
+                put(stack + name, "1")
+            put("mmmetaformer", "1")
         elif not have(name):
             (version,) = [x[len(name) + 2:] for x in constraints if x.startswith(name + "==")]
             put(name, version + local)
@@ -110,19 +144,23 @@ def install(targets, constraints, local):
 
 def pip(command, *rest):
     log(f"pip {command} {' '.join(rest)}".replace(os.environ["HOME"], "~"))
-    values = {x: rest[i + 1] for i, x in enumerate(rest) if x in ("-c", "-w", "-e", "--index-url")}
+    options = ("-c", "-d", "-w", "-e", "--index-url")
+    values = {x: rest[i + 1] for i, x in enumerate(rest) if x in options}
     if command == "list":
         print("\n".join(f"{path.name}=={path.read_text()}" for path in packages.iterdir()))
     elif command == "uninstall":
         for name in rest:
             (packages / name).unlink(missing_ok=True)
+    elif command == "download":
+        download(Path(values["-d"]), rest[-1])
     elif command == "wheel":
         build(Path(values["-w"]), rest)
     else:
         named = {*rest} - {*values} - {values[x] for x in values if x != "-e"}
         local = "+cpu" if "--index-url" in values else ""
         targets = [x for x in rest if x in named and not x.startswith("-")]
-        install(targets, open(values["-c"]).read().splitlines(), local)
+        pins = open(values["-c"]).read().splitlines() if "-c" in values else ()
+        install(targets, pins, local)
 
 
 if args[0] == "-V":
@@ -138,15 +176,21 @@ elif args[:2] == ["-m", "venv"]:
     log("venv goes on")
     (Path(args[2]) / "lib/python3.11/site-packages").mkdir(parents=True)
     (Path(args[2]) / "lib/python3.11/site-packages/pip").write_text("23")
+    version_of_base = Path(args[2]) / "lib/python3.11/site-packages/python"
+    version_of_base.write_text(have("python") or "3.11.7")
 elif args[:2] == ["-m", "pip"]:
     assert args[2:4] == ["--disable-pip-version-check", "--no-input"]
     pip(*args[4:])
 elif args[:2] == ["-m", "mmmetaformer.check_env"]:
-    assert Path("constraints.txt").exists(), "not run in the checkout"
+    assert Path("mmmetaformer/stacks.py").exists(), "not run in the checkout"
     if have("torch"):
         log(" ".join(["check", *args[2:]]))
-    whole = all(map(have, ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmseg")))
-    sys.exit(not (whole and have("mmcv").split("|")[1] == have("torch")))
+    stack = "onedl-" if os.environ.get("STACK") == "onedl" or have("onedl-mmengine") else ""
+    names = [stack + name for name in ("mmcv", "mmengine", "mmdet", "mmseg")]
+    whole = all(map(have, ("torch", "torchvision", *names)))
+    sys.exit(not (whole and have(names[0]).split("|")[1] == have("torch")))
+elif args[0] == "-m" and args[1] in ("mmmetaformer.stacks", "mmmetaformer.build_mmcv"):
+    run_module(args[1], args[2:])
 else:
     ran = f"run {' '.join(args)} in {os.environ.get('PYTHONPATH', '')}"
     log(ran.replace(os.environ["HOME"], "~"))
@@ -157,12 +201,13 @@ else:
 STEPS = [
     "venv begins",
     "venv goes on",
-    "pip install -c ~/a checkout/constraints.txt setuptools wheel ninja",
-    "pip install -c ~/a checkout/constraints.txt torch torchvision",
-    "pip wheel --no-cache-dir --no-build-isolation --no-deps --no-binary mmcv -w ",
-    "pip uninstall -y mmcv mmcv-lite mmcv-full",
-    "pip install -c ~/a checkout/constraints.txt --no-cache-dir ",
-    "pip install -c ~/a checkout/constraints.txt --no-build-isolation -e ~/a checkout[test]",
+    f"pip install -c ~/a checkout/{PINS} setuptools wheel ninja",
+    f"pip install -c ~/a checkout/{PINS} torch torchvision",
+    f"pip install -c ~/a checkout/{PINS} --no-build-isolation -e ~/a checkout[openmmlab,test]",
+    "pip download --no-cache-dir --no-build-isolation --no-deps --no-binary :all: -d ",
+    "pip wheel --no-cache-dir --no-build-isolation --no-deps -w ",
+    "pip uninstall -y mmcv mmcv-lite mmcv-full onedl-mmcv",
+    "pip install --no-cache-dir --no-deps ",
     "check --quiet",
 ]
 
@@ -174,7 +219,9 @@ class Machine:
         self.home, self.root = home, home / "a checkout"  # a space, as users have them
         self.venv = self.root / ".venv"
         self.packages = self.venv / "lib/python3.11/site-packages"
-        for name in [*SCRIPTS, "pyproject.toml", "constraints.txt"]:
+        shutil.copytree(ROOT / "mmmetaformer/constraints", self.root / "mmmetaformer/constraints")
+        (self.root / "mmmetaformer/__init__.py").touch()
+        for name in [*SCRIPTS, *MODULES, "pyproject.toml"]:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, self.root / name)
         (home / "bin").mkdir()
@@ -206,7 +253,13 @@ class Machine:
         command = [BASH, str(self.root / script), *args]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, stdout=pipe, stderr=pipe, text=True, env=env, cwd=self.home
+            command,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env=env,
+            cwd=self.home,
+            start_new_session=True,  # so that KILL knows the script
         )
 
     def run(self, script: str = "tools/setup_env.sh", *args: str, **variables: str):
@@ -277,13 +330,13 @@ def test_killed_run_is_mended_by_the_next(bare, step):
 
 def test_killed_update_is_not_taken_for_ready_when_its_cause_is_undone(bare):
     bare.run()
-    pins = (bare.root / "constraints.txt").read_text()
-    (bare.root / "constraints.txt").write_text(pins + "# changed\n")
+    pins = (bare.root / PINS).read_text()
+    (bare.root / PINS).write_text(pins + "# changed\n")
     assert bare.run(KILL=STEPS[3])[0] == -9
-    (bare.root / "constraints.txt").write_text(pins)
+    (bare.root / PINS).write_text(pins)
     bare.log()
     assert bare.run()[0] == 0
-    assert STEPS[-2] in bare.log()
+    assert STEPS[4] in bare.log()
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -316,7 +369,9 @@ def test_two_runs_at_once_share_the_work(bare):
     assert len(bare.log()) == len(STEPS)
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml", "tools/setup_env.sh"])
+@pytest.mark.parametrize(
+    "name", [PINS, "pyproject.toml", "tools/setup_env.sh", "mmmetaformer/build_mmcv.py"]
+)
 def test_changed_file_brings_the_environment_up_to_date(bare, name):
     bare.run()
     bare.log()
@@ -390,7 +445,7 @@ def test_named_wheel_of_another_torch_is_refused(bare):
     (bare.home / "old.whl").write_text("2.1.0|2.1.0|not available")
     status, out, err = bare.run(MMCV_WHEEL="old.whl")
     assert (status, out) == (1, "")
-    assert "ERROR: old.whl does not work with the installed torch" in err
+    assert "old.whl does not work with torch 2.11.0" in err
 
 
 # ---------------------------------------------------------------- which Python
@@ -408,7 +463,7 @@ def test_active_environment_gets_only_what_is_missing(machine):
     status, _, err = machine.run("tools/setup_env.sh", "pytest", "timm")
     assert status == 0, err
     installed = machine.installed(machine.home / "python of python3")
-    timm = re.search(r"^timm==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.M)[1]
+    timm = re.search(r"^timm==(\S+)", (ROOT / PINS).read_text(), flags=re.M)[1]
     assert (installed["pytest"], installed["timm"], installed["torch"]) == ("7.1", timm, "2.5.0")
 
 
@@ -425,7 +480,7 @@ def test_active_environment_that_is_broken_is_left_alone(machine):
 def test_activated_environment_of_ours_is_kept_up_to_date(bare):
     bare.run()
     bare.log()
-    with open(bare.root / "constraints.txt", "a") as file:
+    with open(bare.root / PINS, "a") as file:
         file.write("# changed\n")
     status, out, _ = bare.run(PYTHON=f"{bare.venv}/bin/python")
     assert (status, out) == (0, f"{bare.venv}/bin/python\n")
@@ -436,8 +491,9 @@ def test_activated_environment_of_ours_is_kept_up_to_date(bare):
     "versions, chosen",
     [
         ({"python3.10": "3.10.1", "python3.11": "3.11.7", "python3.12": "3.12.2"}, "python3.12"),
-        ({"python3": "3.13.1", "python3.10": "3.10.1"}, "python3.10"),
+        ({"python3.13": "3.13.1", "python3.10": "3.10.1"}, "python3.10"),
         ({"python3": "3.12.2"}, "python3"),
+        ({"python3": "3.13.1"}, "python3"),
     ],
 )
 def test_newest_python_that_serves_is_chosen(machine, versions, chosen):
@@ -462,7 +518,7 @@ def test_named_python_is_the_only_one_tried(machine):
     machine.add_python("old", "3.9.1")
     status, out, err = machine.run(PYTHON="old", VENV="other")
     assert (status, out) == (1, "")
-    assert "ERROR: none of old is Python 3.10 to 3.12 with venv and headers" in err
+    assert "ERROR: none of old is Python 3.10 to 3.13 with venv and headers" in err
     assert not (machine.home / "other").exists()
 
 
@@ -471,8 +527,59 @@ def test_folder_of_somebody_else_is_never_removed(bare):
     (bare.home / "papers/thesis.tex").write_text("text")
     status, _, err = bare.run(VENV="papers")
     assert status == 1
-    assert "papers exists and has no Python 3.10 to 3.12 with pip; remove it or set VENV=" in err
+    assert "papers exists and has no Python 3.10 to 3.13 with pip; remove it or set VENV=" in err
     assert [path.name for path in (bare.home / "papers").iterdir()] == ["thesis.tex"]
+
+
+# ---------------------------------------------------------------- which stack
+
+
+def test_named_stack_is_set_up_and_stays(bare):
+    assert bare.run(STACK="onedl")[0] == 0
+    assert {"onedl-mmengine", "onedl-mmcv"} <= bare.installed().keys()
+    assert "mmengine" not in bare.installed()
+    assert bare.installed()["torch"] == "2.14.1"
+    assert bare.installed()["onedl-mmcv"] == "2.3.6|2.14.1|not available"
+    assert bare.run()[0] == 0
+    assert "mmengine" not in bare.installed()
+
+
+def test_another_stack_gets_an_environment_of_its_own(bare):
+    bare.run()
+    (bare.packages / "mmengine-0.10.7.dist-info").mkdir()
+    assert bare.run(STACK="onedl")[0] == 0
+    assert "onedl-mmengine" in bare.installed()
+    assert "mmengine" not in bare.installed()
+
+
+def test_new_python_gets_the_stack_that_works_on_it(machine):
+    machine.add_python("python3", "3.13.1")
+    machine.run()
+    assert "pip install -c ~/a checkout/mmmetaformer/constraints/onedl.txt" in machine.log()[2]
+
+
+def test_active_environment_of_another_stack_is_not_used(machine):
+    machine.add_python("python3", **WORKING)
+    status, out, err = machine.run(STACK="onedl")
+    assert (status, out) == (0, f"{machine.venv}/bin/python\n"), err
+
+
+def test_other_versions(bare):
+    pins = (ROOT / PINS).read_text().replace("torch==2.11.0", "torch==2.5.1")
+    (bare.home / "mine.txt").write_text(pins)
+    assert bare.run(CONSTRAINTS="mine.txt")[0] == 0
+    assert bare.installed()["torch"] == "2.5.1"
+    assert bare.installed()["mmcv"] == "2.1.0|2.5.1|not available"
+
+
+@pytest.mark.parametrize("variables, message", [
+    ({"STACK": "mmlab"}, "error: STACK=mmlab: expected one of openmmlab, onedl"),
+    ({"CONSTRAINTS": "none.txt"}, "none.txt is no file that can be read"),
+])  # fmt: skip
+def test_wrong_variable_is_one_sentence(bare, variables, message):
+    status, _, err = bare.run(**variables)
+    assert status == 1
+    assert message in err
 
 
 # ---------------------------------------------------------------- the commands of README
@@ -510,7 +617,7 @@ def test_script_is_executable(script):
     assert os.access(ROOT / script, os.X_OK)
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "constraints.txt", "pyproject.toml"])
+@pytest.mark.parametrize("name", [*SCRIPTS, *MODULES, *CONSTRAINTS, "pyproject.toml"])
 def test_no_address_and_no_machine_path(name):
     text = (ROOT / name).read_text()
     assert not re.search(r"\w://\w|--hash|@ file|--(extra-)?index-url[= ]\w", text)
@@ -520,45 +627,52 @@ def test_no_address_and_no_machine_path(name):
 # ---------------------------------------------------------------- the pins
 
 
-def constraint_lines():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def constraint_lines(name):
+    lines = (ROOT / name).read_text().splitlines()
     return [Requirement(x) for x in lines if x.strip() and not x.startswith("#")]
 
 
-def wanted():
+def wanted(name):
+    """What is installed with a constraints file: no extra of the other stack."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    every = project["dependencies"] + [item for extra in extras for item in extra]
-    return [r for r in map(Requirement, every) if canonicalize_name(r.name) != project["name"]]
+    extras = project["optional-dependencies"]
+    (other,) = {"openmmlab", "onedl"} - {Path(name).stem.partition("-")[0]}
+    every = [item for extra, items in extras.items() if extra != other for item in items]
+    every = map(Requirement, project["dependencies"] + every)
+    return [r for r in every if canonicalize_name(r.name) != project["name"]]
 
 
-def test_constraints_are_exact_pins():
-    for line in constraint_lines():
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_constraints_are_exact_pins(name):
+    for line in constraint_lines(name):
         assert [spec.operator for spec in line.specifier] == ["=="], str(line)
         assert line.url is None
         assert not line.extras
 
 
-@pytest.mark.parametrize("requirement", wanted(), ids=str)
-def test_every_dependency_is_pinned_to_what_it_allows(requirement):
-    name = canonicalize_name(requirement.name)
-    pins = [line for line in constraint_lines() if canonicalize_name(line.name) == name]
-    assert pins, f"{requirement} has no pin"
-    for pin in pins:
-        (spec,) = pin.specifier
-        assert requirement.specifier.contains(spec.version, prereleases=True)
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_every_dependency_is_pinned_to_what_it_allows(name):
+    for requirement in wanted(name):
+        wants = canonicalize_name(requirement.name)
+        pins = [line for line in constraint_lines(name) if canonicalize_name(line.name) == wants]
+        assert pins, f"{requirement} has no pin"
+        for pin in pins:
+            (spec,) = pin.specifier
+            assert requirement.specifier.contains(spec.version, prereleases=True), pin
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
-def test_each_name_is_pinned_once_for_a_python(python):
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_each_name_is_pinned_once_for_a_python(name, python):
     env = {"python_version": python, "python_full_version": python + ".1"}
     names = [
         canonicalize_name(line.name)
-        for line in constraint_lines()
+        for line in constraint_lines(name)
         if line.marker is None or line.marker.evaluate(env)
     ]
     assert len(names) == len(set(names))
-    assert {"torch", "mmcv", "numpy"} <= set(names)
+    mmcv = "onedl-mmcv" if "onedl" in name else "mmcv"
+    assert {"torch", mmcv, "numpy"} <= set(names)
 
 
 def test_version_is_single_sourced():

@@ -8,6 +8,9 @@
 #
 #   PYTHON              the Python to use
 #   VENV                folder of the environment (.venv in the repository root)
+#   STACK               openmmlab (original packages) or onedl (OneDL's continuation); when unset,
+#                       the one that is installed, else the first that works on this Python
+#   CONSTRAINTS         a file of versions in place of mmmetaformer/constraints/STACK.txt
 #   TORCH_INDEX_URL     package index for torch; when unset, the torch of an earlier run stays
 #   MMCV_WHEEL          an mmcv wheel to use instead of building one
 #   MMMETAFORMER_CACHE  where built mmcv wheels are kept (~/.cache/mmmetaformer)
@@ -16,9 +19,10 @@ set -euo pipefail
 exec 3>&1 1>&2
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-pins=$root/constraints.txt
 VENV=${VENV:-$root/.venv}
-[[ $VENV == /* ]] || VENV=$PWD/$VENV
+for name in VENV CONSTRAINTS MMCV_WHEEL; do # some commands run in the root
+  [[ -z ${!name:-} || ${!name} == /* ]] || export "$name=$PWD/${!name}"
+done
 stamp=$VENV/.mmmetaformer # empty until everything is installed
 
 fail() { printf '[setup] ERROR: %s\n' "$*" && exit 1; }
@@ -27,12 +31,19 @@ step() { # LABEL COMMAND...
   "${@:2}" || fail "this step failed, see above: $1 (running it again continues from here)"
 }
 pip() { "$py" -m pip --disable-pip-version-check --no-input "$@" </dev/null; }
-check() { (cd "$root" && "$py" -m mmmetaformer.check_env --quiet "$@"); }
+own() { (cd "$root" && "$py" -m mmmetaformer."$@"); } # MODULE ARGUMENT...
+check() { own check_env --quiet "$@"; }
+choose_stack() {
+  stack=$(own stacks) || fail "this Python cannot say which packages it has, see above"
+  pins=${CONSTRAINTS:-$root/mmmetaformer/constraints/$stack.txt}
+  [[ -r $pins ]] || fail "CONSTRAINTS=$pins is no file that can be read"
+}
 
 use_active() { # PACKAGE...
   local code='import importlib.metadata as m, sys; [m.version(name) for name in sys.argv[1:]]'
   py=$("${PYTHON:-python3}" -c 'import sys; print(sys.executable)' 2>/dev/null) || return
   [[ $py != "$VENV"/bin/* ]] && check --stack >/dev/null 2>&1 || return
+  choose_stack
   # What is installed keeps its version; what is added gets the tested one.
   "$py" -c "$code" "$@" 2>/dev/null || step "adding to $py: $*" pip install "$@" -c <(
     { pip list --format=freeze && cat "$pins"; } |
@@ -41,76 +52,34 @@ use_active() { # PACKAGE...
 }
 
 make_venv() {
-  local name base='' names=(python3.12 python3.11 python3.10 python3)
+  local name base='' other=none names=(python3.12 python3.11 python3.10 python3.13 python3)
   local code='import ensurepip, os, sys, sysconfig, venv
-assert (3, 10) <= sys.version_info[:2] < (3, 13)
+assert (3, 10) <= sys.version_info[:2] < (3, 14)
 assert sys.argv[1] or os.path.exists(sysconfig.get_path("include") + "/Python.h")
 print(sys.executable)'
-  "$py" -c 'import pip, sys; assert (3, 10) <= sys.version_info[:2] < (3, 13)' 2>/dev/null && return
+  case ${STACK:-} in # packages of the other stack have the same modules
+    openmmlab) other=onedl_mmengine ;;
+    onedl) other=mmengine ;;
+  esac
+  "$py" -c 'import pip, sys; assert (3, 10) <= sys.version_info[:2] < (3, 14)' 2>/dev/null &&
+    ! compgen -G "$VENV/lib/python*/site-packages/$other-*.dist-info" >/dev/null && return
   [[ -e $stamp || -z $(ls -A "$VENV" 2>/dev/null) ]] || # made by somebody else
-    fail "$VENV exists and has no Python 3.10 to 3.12 with pip; remove it or set VENV=/some/folder"
+    fail "$VENV exists and has no Python 3.10 to 3.13 with pip; remove it or set VENV=/some/folder"
   [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
   for name in "${names[@]}"; do
     base=$("$name" -c "$code" "${MMCV_WHEEL:-}" 2>/dev/null) && break
   done
-  [[ -n $base ]] || fail "none of ${names[*]} is Python 3.10 to 3.12 with venv and headers;" \
+  [[ -n $base ]] || fail "none of ${names[*]} is Python 3.10 to 3.13 with venv and headers;" \
     "install one (on Debian: apt-get install python3-venv python3-dev) or set PYTHON=/path/to/it"
   rm -rf "$VENV" && mkdir -p "$VENV" && : >"$stamp"
   step "making an environment with $base in $VENV" "$base" -m venv "$VENV"
 }
 
-build_mmcv() { # VERSION KEY FOLDER
-  local work
-  # CFLAGS replaces Python's own flags; -g0 halves the time.
-  local -x MMCV_WITH_OPS=1 CFLAGS='-O2 -g0 -DNDEBUG -fwrapv' PATH=$VENV/bin:$PATH
-  local -x MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}
-  if [[ $2 == *-cuda* ]]; then # a toolkit may lack headers that the pip packages have
-    local -x FORCE_CUDA=1 CPATH
-    CPATH=$(printf '%s:' "$VENV"/lib/python*/site-packages/nvidia/*/include)
-  else
-    local -x CUDA_VISIBLE_DEVICES=
-  fi
-  work=$(mkdir -p "$3" && mktemp -d "$3/.build.XXXXXX") ||
-    fail "$3 cannot be written; set MMMETAFORMER_CACHE=/some/folder"
-  # pip's own cache ignores which torch a wheel was compiled against.
-  step "building mmcv with a C++ compiler (on Debian: apt-get install g++), once, some minutes" \
-    pip wheel --no-cache-dir --no-build-isolation --no-deps --no-binary mmcv -w "$work" "mmcv==$1"
-  mv -f "$work"/*.whl "$3" && rmdir "$work"
-}
-
-install_mmcv() {
-  local version key folder wheel works='import sys, mmcv, mmcv.ops
-assert mmcv.__version__ == sys.argv[1]
-assert "-cuda" not in sys.argv[2] or mmcv.ops.get_compiling_cuda_version() != "not available"'
-  version=$(sed -n 's/^mmcv==//p' "$pins")
-  # CUDA operators need a GPU and an nvcc of torch's CUDA.
-  key=$("$py" -c 'import platform, subprocess, sys, torch
-from torch.utils.cpp_extension import CUDA_HOME
-kind = "cpu"
-if torch.cuda.is_available() and CUDA_HOME:
-    nvcc = subprocess.run([CUDA_HOME + "/bin/nvcc", "--version"], capture_output=True, text=True)
-    if "release " + torch.version.cuda.split(".")[0] + "." in nvcc.stdout:
-        kind = "cuda-sm%d.%d" % torch.cuda.get_device_capability()
-python = "cp%d%d-%s" % (*sys.version_info[:2], platform.machine())
-print(f"torch{torch.__version__}-{python}-{kind}")') || fail "torch does not import, see above"
-  if [[ -n ${MMCV_WHEEL:-} ]]; then
-    wheel=$MMCV_WHEEL key=any
-  else
-    "$py" -c "$works" "$version" "$key" >/dev/null 2>&1 && return
-    folder=${MMMETAFORMER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmmetaformer}/wheels/$key
-    ls "$folder/mmcv-$version"-*.whl >/dev/null 2>&1 || build_mmcv "$version" "$key" "$folder"
-    wheel=$(ls "$folder/mmcv-$version"-*.whl)
-  fi
-  step "removing any other mmcv" pip uninstall -y mmcv mmcv-lite mmcv-full
-  step "installing $wheel" pip install -c "$pins" --no-cache-dir "$wheel"
-  "$py" -c "$works" "$version" "$key" ||
-    fail "$wheel does not work with the installed torch; remove it, or name another in MMCV_WHEEL"
-}
-
 # All that decides what the environment holds; a hash, as an index's address may hold a password.
 fingerprint() {
-  { "$py" -V && echo "$root ${TORCH_INDEX_URL:-} ${MMCV_WHEEL:-}" &&
-    cat "$pins" "$root/pyproject.toml" "$root/tools/setup_env.sh"; } 2>&1 | sha256sum
+  { "$py" -V && echo "$root ${STACK:-} ${TORCH_INDEX_URL:-} ${MMCV_WHEEL:-}" &&
+    cat "$root"/mmmetaformer/constraints/* ${CONSTRAINTS:+"$CONSTRAINTS"} "$root/pyproject.toml" \
+      "$root/mmmetaformer/build_mmcv.py" "$root/tools/setup_env.sh"; } 2>&1 | sha256sum
 }
 is_ready() { [[ $(cat "$stamp" 2>/dev/null) == "$(fingerprint)" ]]; }
 
@@ -118,6 +87,7 @@ fill_venv() {
   local info
   make_venv
   : >"$stamp"
+  choose_stack
   # What a killed pip leaves: packages without INSTALLER, which it writes last, and backups, ~*.
   for info in "$VENV"/lib/python*/site-packages/*.dist-info; do
     [[ -e $info/INSTALLER ]] || rm -rf "$info"
@@ -128,9 +98,10 @@ fill_venv() {
   [[ -z ${TORCH_INDEX_URL:-} ]] || step "removing torch" pip uninstall -y torch torchvision
   step "installing torch and torchvision, the largest download" pip install -c "$pins" \
     ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch torchvision
-  install_mmcv
-  step "installing the other packages and mmmetaformer" \
-    pip install -c "$pins" --no-build-isolation -e "${root}[test]"
+  step "installing the packages of $stack and mmmetaformer" \
+    pip install -c "$pins" --no-build-isolation -e "${root}[$stack,test]"
+  step "having mmcv for this torch (where it is compiled, with a C++ compiler, once, some minutes)" \
+    own build_mmcv ${MMCV_WHEEL:+--wheel "$MMCV_WHEEL"}
   step "checking that everything imports" check
   fingerprint >"$stamp"
 }

@@ -36,7 +36,7 @@ class LayerNorm2d(nn.LayerNorm):
     def _over_channels(self, x: Tensor) -> Tensor:
         """The same without a permutation, behind which inductor (of torch 2.11) cannot tell how
         strides are ordered when the sizes of a compiled graph change."""
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        values = x if x.dtype == torch.float64 else x.float()
         variance, mean = torch.var_mean(values, 1, correction=0, keepdim=True)
         values = (values - mean) * (variance + self.eps).rsqrt() * self.weight.view(-1, 1, 1)
         if self.bias is not None:
