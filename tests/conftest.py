@@ -11,11 +11,20 @@ from types import ModuleType
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from packaging.version import Version
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """``@pytest.mark.torch("2.4")``: what an older torch cannot do is not tested there."""
+    for mark in item.iter_markers("torch"):
+        (least,) = mark.args
+        if Version(torch.__version__) < Version(least):
+            pytest.skip(f"torch {least} or newer")
 
 
 @pytest.fixture(scope="session")

@@ -255,10 +255,8 @@ class MetaFormer(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image (B, in_channels, H, W) to one map (B, C_i, H_i, W_i) per emitted stage."""
         maps = {}
-        for index, (downsampling, stage) in enumerate(
-            zip(self.downsample_layers, self.stages, strict=True)
-        ):
-            x = downsampling(x)
+        for index, stage in enumerate(self.stages):
+            x = self.downsample_layers[index](x)
             if str(index) in self.pos_embeds:
                 x = self.pos_embeds[str(index)](x)
             x = stage(x)

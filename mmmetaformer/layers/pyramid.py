@@ -75,8 +75,8 @@ class ScalePyramid(BaseModule):
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
         """Maps (B, C, h, w), one per level, and the size (H, W) of the image."""
         outs = []
-        for name, stride, x in zip(self.order, self.strides, maps, strict=True):
+        for index, (name, stride) in enumerate(zip(self.order, self.strides)):  # noqa: B905
             # Not ``-(-side // stride)``: ONNX divides negative numbers in another way than Python.
             height, width = (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
-            outs.append(self.levels[name](x)[:, :, :height, :width])
+            outs.append(self.levels[name](maps[index])[:, :, :height, :width])
         return outs

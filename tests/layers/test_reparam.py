@@ -90,7 +90,9 @@ def test_a_part_itself_and_errors_that_change_nothing(randomize_norms):
     assert [type(child) for child in model] == [ConvNorm, ConvNorm]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float16, marks=pytest.mark.torch("2.4")), torch.bfloat16]
+)
 def test_the_type_of_the_weights_is_kept(dtype, randomize_norms):
     module = randomize_norms(nn.Sequential(RepConv(6, 6, (5, 3)), ResidualNormConv(6)))
     x = torch.randn(1, 6, 9, 9)
