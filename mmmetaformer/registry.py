@@ -18,6 +18,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
+from .stacks import how_to_get
+
 # Parts that need mmseg or mmpretrain, which take seconds to import and a detector does without.
 _ON_DEMAND = {
     "FFNetHead": "mmmetaformer.heads.ffnet_head",
@@ -91,6 +93,8 @@ def find_part(registry: Registry, name: Any) -> type:
         cls = registry.get(name)
     except (RuntimeError, TypeError):  # what mmengine raises for unknown and non-string names
         cls = None
+    if cls is None and registry is MODELS and isinstance(name, str):
+        cls = find_in_openmmlab(name)
     if cls is None:
         # Each class once, under the first of its names.
         names = {cls: name for name, cls in reversed(registry.module_dict.items())}
@@ -163,7 +167,8 @@ def _why_not_found(name: Any) -> str:
     """
     module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     if not module:
-        return ""
+        lacking = find_spec("mmcv") is None
+        return f" (mmcv has more: {how_to_get('mmcv')})" * lacking
     try:
         import_module(module)
     except ModuleNotFoundError as error:
