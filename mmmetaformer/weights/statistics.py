@@ -34,9 +34,9 @@ def data_preprocessor_for(
         cfg.model.data_preprocessor.update(data_preprocessor_for(cfg.model.backbone))
 
     Args:
-        backbone: Name of a network, as in ``list_archs()``, or a backbone's config, which names
-            its weights by ``pretrained`` or by a ``Pretrained`` in ``init_cfg`` (an address of the
-            catalogue, or a copy of such a file).
+        backbone: Name of a network, or a backbone's config, which names its weights by
+            ``pretrained`` or by a ``Pretrained`` in ``init_cfg`` (an address of the catalogue, or
+            a copy of such a file).
         pretrained: The weights of a network that is given by name; True for the default.
         channel_order: What the data preprocessor calls the swap of the channels: ``'to_rgb'`` in
             mmpretrain.
