@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 from ..registry import MODELS, find_part
 from .catalogue import CATALOGUE, Checkpoint, by_url, find_checkpoint
 from .files import is_local, sha256
-from .loading import is_pretrained
+from .loading import pretrained_cfgs
 from .trained import PublishedNames
 
 
@@ -77,9 +77,8 @@ def published_weights(backbone: Mapping[str, Any]) -> Iterator[Checkpoint]:
         TypeError, ValueError: If there is no such backbone, or there are no such weights of it.
     """
     arch = arch_of(backbone)
-    init_cfg = backbone.get("init_cfg")
-    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-        if isinstance(cfg, dict) and is_pretrained(cfg) and isinstance(cfg.get("checkpoint"), str):
+    for cfg in pretrained_cfgs(backbone.get("init_cfg")):
+        if isinstance(cfg.get("checkpoint"), str):
             known = published_file(cfg["checkpoint"], arch)
             if known is not None:
                 yield known
