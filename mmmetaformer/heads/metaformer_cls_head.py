@@ -79,14 +79,10 @@ class MetaFormerClsHead(ClsHead):
         self.fc2 = nn.Linear(hidden, num_classes)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """What the last linear layer sees, (B, in_channels) or (B, hidden)."""
+        """The input of the last linear layer, (B, in_channels) or (B, hidden)."""
         x = self.norm(feats[-1])
-        if self.hidden_ratio is None:
-            return x
-        return self.hidden_norm(self.act(self.fc1(x)))
+        return x if self.hidden_ratio is None else self.hidden_norm(self.act(self.fc1(x)))
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         x = self.pre_logits(feats)
-        if self.hidden_ratio is None:
-            return self.fc(x)
-        return self.fc2(self.dropout(x))
+        return self.fc(x) if self.hidden_ratio is None else self.fc2(self.dropout(x))

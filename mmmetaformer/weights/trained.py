@@ -1,9 +1,8 @@
 """Whole detectors and segmentors that were trained with the published code.
 
-Necks and heads of mmdet 2 and mmseg 0 have the names that they have today. What has others is a
-part of this package in the place of a published one, and such a part renames its own tensors when
-a state dict is copied into the model, whoever copies it: mmengine's runner, ``init_detector``,
-``init_model``, the averaged copy of a model, or torch.
+Necks and heads of mmdet 2 and mmseg 0 have the names that they have today. A part of this package
+in the place of a published one renames its own tensors when a state dict is loaded into the model,
+whoever loads it: mmengine's runner, ``init_detector``, ``init_model``, an averaged model, or torch.
 """
 
 from __future__ import annotations

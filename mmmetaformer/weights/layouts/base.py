@@ -131,11 +131,10 @@ class Layout:
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
         names = list(names)
-        found: list[set[str]] = []
-        for pattern in self.signature:
-            regex = re.compile(rf"(|.*\.){pattern}")
-            matches = (regex.fullmatch(name) for name in names)
-            found.append({match.group(1) for match in matches if match})
+        found = [
+            {match[1] for name in names if (match := re.fullmatch(rf"(|.*\.){pattern}", name))}
+            for pattern in self.signature
+        ]
         return sorted(set.intersection(*found)) if found else []
 
     def lacking(self, names: Iterable[str]) -> list[str]:
