@@ -123,12 +123,10 @@ class StaticMetaMixer(MetaMixer):
         query: Config of a map from C to C channels; None takes the input as it is.
         key: Config of the convolution with the keys, from C to ``int(ratio * C)`` channels.
         value: Config of the convolution with the values, back to C channels.
-        ratio: Keys over C.
         act_cfg: Activation of the coefficients; None means none.
         norm_cfg: Norm of those parts that take a ``norm_cfg`` and name none; None leaves them
             their own.
-        init_cfg: Initialisation; the default is a normal distribution with standard deviation
-            0.02.
+        init_cfg: Initialisation; the default is a normal distribution with deviation 0.02.
 
     A part is any module of OpenMMLab or of this package, a class, or its dotted path, that is
     built as ``Part(in_channels=..., out_channels=..., **options)`` and keeps the size of the map.

@@ -448,8 +448,8 @@ def _write_all(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         ratio = total[value] / total.sum()
         lines.append(f"{value}\t{ratio:.4f}\t{train[value]}\t{val[value]}\t{name}\n")
     (folder / "ade" / "objectInfo.txt").write_text("".join(lines), encoding="utf-8")
-    keys = ("images", "instances", "crowds")
-    summary = {key: {split: splits[split][0][key] for split in _SPLITS} for key in keys}
+    counts = {split: counts for split, (counts, _) in splits.items()}
+    summary = {key: {s: counts[s][key] for s in _SPLITS} for key in counts["train"]}
     marker = {"format_version": FORMAT_VERSION, "arguments": arguments, "summary": summary}
     (folder / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     return summary

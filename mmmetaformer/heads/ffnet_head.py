@@ -64,15 +64,12 @@ class FFNetHead(PublishedNames, BaseDecodeHead):
     Args:
         in_channels: Channels of the maps, those of stride 8, 16 and 32 as published.
         channels: Channels in front of the classifier.
-        num_classes: Classes.
         in_index: Which of the backbone's maps; all of them, in order, unless given.
-        head_width: Channels of the blocks.
-        head_depth: Number of blocks.
-        spatial_kernel: Side of the kernels of the blocks' token mixers.
-        channel_kernel: Side of the kernel of the blocks' channel mixers.
+        head_width, head_depth: Channels of the blocks, and their number.
+        spatial_kernel, channel_kernel: Side of the kernels of the blocks' token mixers, and of
+            their channel mixers.
         ratio: Hidden channels of the blocks' channel mixers over ``head_width``.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
-        act_cfg: The activations.
         norm_cfg: The norms; BatchNorm can be fused.
         init_cfg: Initialisation; the default is mmseg's, a normal distribution for the classifier
             and torch's own initialisation for the rest, as in the release.

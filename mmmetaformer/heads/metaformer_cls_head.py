@@ -23,12 +23,8 @@ class MetaFormerClsHead(ClsHead):
     Vision <https://arxiv.org/abs/2210.13452>`_).
 
     Args:
-        in_channels: Channels of the features.
-        num_classes: Classes.
         hidden_ratio: Hidden channels over ``in_channels``; None for a linear classifier.
-        dropout_ratio: Dropout of the hidden layer.
-        act_cfg: Activation of the hidden layer.
-        norm_cfg: The norm of the features.
+        dropout_ratio, act_cfg: Dropout and activation of the hidden layer.
         hidden_norm_cfg: The norm behind the activation. timm's copy has the epsilon 1e-6 there.
         init_cfg: Initialisation; the default is the published one.
         **kwargs: As for mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``.

@@ -232,14 +232,10 @@ def list_checkpoints(arch: str | None = None) -> list[Checkpoint]:
 
 
 def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
-    """One published file of a network.
-
-    Args:
-        arch: Name of the network, as in ``list_archs()``.
-        pretrained: Its tag; True for the default.
+    """The published file of a network with a tag, such as ``'in1k'``; for True the default.
 
     Raises:
-        TypeError: If ``pretrained`` is neither.
+        TypeError: If ``pretrained`` is neither a tag nor True.
         ValueError: If nothing is published for the arch, or not that, and then lists what is.
     """
     if pretrained is not True and not isinstance(pretrained, str):

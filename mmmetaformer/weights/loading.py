@@ -64,8 +64,7 @@ def load_pretrained(
     Args:
         backbone: A backbone of this package.
         checkpoint: Path or http(s) address of a checkpoint in any known layout.
-        prefix: Prefix of the backbone in the file; None finds it out.
-        new: Patterns of names that are not to be loaded; see :func:`convert`.
+        prefix, new: See :func:`convert`.
 
     Returns:
         What was loaded, what stays newly initialised and what was not used; also logged.

@@ -1,8 +1,8 @@
 """Which network a state dict is of.
 
 The networks of the table of variants are built on the meta device, without memory, and compared
-with the state dict by names and shapes. A loss that leaves another network whole cannot be seen:
-the last block of a stage, say.
+with the state dict by names and shapes. What is lost is not seen where a whole network is left:
+one without the last block of a stage, say.
 """
 
 from __future__ import annotations
@@ -108,8 +108,7 @@ def _row(arch: str) -> dict[str, Any]:
     from ..backbones.variants import FAMILIES, VARIANTS
 
     row: Any = VARIANTS[arch]
-    settings: Any = FAMILIES[row["family"]]["settings"]
-    return {**settings, **row}
+    return {**FAMILIES[row["family"]]["settings"], **row}
 
 
 def _norm(out_norm_cfg: dict | None) -> str:
@@ -156,11 +155,11 @@ def _sizes(candidate: Candidate, shapes: Shapes, weights: Mapping[str, Tensor]) 
 
     def read(size: int, axis: int, start: str) -> int:
         """What the source most often has where the candidate has a size, or the size itself."""
-        names = [n for n in candidate.shapes if n in shapes and re.match(start, n)]
         found = Counter(
             shapes[name][axis]
-            for name in names
-            if len(shapes[name]) > axis and candidate.shapes[name][axis : axis + 1] == (size,)
+            for name, shape in candidate.shapes.items()
+            if shape[axis : axis + 1] == (size,) and re.match(start, name)
+            if len(shapes.get(name, ())) > axis
         )
         return found.most_common(1)[0][0] if found else size
 
