@@ -563,11 +563,9 @@ def generate_shapes(
 
     Args:
         root: Folder of the data set. Must be new, empty or a shapes data set.
-        num_train: Number of training images, at least 0.
-        num_val: Number of validation images, at least 0.
+        num_train, num_val: Numbers of images, at least 0 and not both 0.
         image_size: Side of square images, or (height, width), where each is a number or a range
             ``(low, high)`` to draw from, both ends included; from 64 to 2048 pixels.
-        seed: Seed of all randomness, at least 0.
         max_shapes: Images that are not empty hold 1 to this many shapes, at most 20.
         overwrite: Write again, replacing a shapes data set that is at ``root``.
 

@@ -27,10 +27,6 @@ def convert_classifier_state_dict(
         TypeError: If the model has no backbone of this package or no head.
         WeightsError: (a ``ValueError``) if the layout is unknown, a parameter is missing, a shape
             differs, or the source holds what the model has no place for.
-
-    Example:
-        >>> state = read_checkpoint('poolformer_s12.pth.tar')  # doctest: +SKIP
-        >>> model.load_state_dict(convert_classifier_state_dict(state, model))  # doctest: +SKIP
     """
     backbone: Any = getattr(model, "backbone", None)
     head = getattr(model, "head", None)

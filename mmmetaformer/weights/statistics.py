@@ -22,14 +22,7 @@ def data_preprocessor_for(
 ) -> dict[str, Any]:
     """The settings of a ``data_preprocessor`` that a backbone's published weights want.
 
-    In a config file::
-
-        from mmmetaformer import data_preprocessor_for
-
-        backbone = dict(type='mmmetaformer.MlpMixer', arch='b16', pretrained='in21ft1k')
-        model = dict(backbone=backbone, data_preprocessor=data_preprocessor_for(backbone))
-
-    With any config that was read, also one with ``read_base()``::
+    A config file can call it. With a config that was read, also one with ``read_base()``::
 
         cfg.model.data_preprocessor.update(data_preprocessor_for(cfg.model.backbone))
 
@@ -38,12 +31,10 @@ def data_preprocessor_for(
             ``pretrained`` or by a ``Pretrained`` in ``init_cfg`` (an address of the catalogue, or
             a copy of such a file).
         pretrained: The weights of a network that is given by name; True for the default.
-        channel_order: What the data preprocessor calls the swap of the channels: ``'to_rgb'`` in
-            mmpretrain.
+        channel_order: Name of the argument that swaps the channels; ``'to_rgb'`` in mmpretrain.
 
     Returns:
-        ``mean`` and ``std`` of the channels R, G and B, for pixels from 0 to 255, and
-        ``bgr_to_rgb=True``.
+        ``mean`` and ``std`` of R, G and B, for pixels from 0 to 255, and ``bgr_to_rgb=True``.
 
     Raises:
         TypeError: If ``backbone`` is neither a config nor a name.
