@@ -19,8 +19,6 @@ class MetaMixer(BaseModule):
     are compared with keys, the scores are activated to coefficients, and the coefficients weight
     values.
 
-    What the four parts are is left to the instance:
-
     ====================  ==================  ==========================  ==========  ============
     instance              query               key                         act         value
     ====================  ==================  ==========================  ==========  ============
@@ -32,16 +30,14 @@ class MetaMixer(BaseModule):
     ``StaticMetaMixer``   any                 any                         any         any
     ====================  ==================  ==========================  ==========  ============
 
-    In all but the first, keys and values are weights and do not depend on the image ("static").
-    Such a mixer is four modules, ``query``, ``key``, ``act`` and ``value``; :func:`as_metamixer`
-    shows any mixer in this form.
+    In all but the first, keys and values are weights: such a mixer is four modules, ``query``,
+    ``key``, ``act`` and ``value``. :func:`as_metamixer` shows any mixer in this form.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)
     """
 
     shown: str | None = None  # the class of the mixer that as_metamixer shows
-
     query: nn.Module
     key: nn.Module
     act: nn.Module
@@ -59,8 +55,8 @@ class MetaMixer(BaseModule):
         return self.act(self.scores(x))
 
     def aggregate(self, coefficients: Tensor, x: Tensor) -> Tensor:
-        """Values weighted by the coefficients, (B, C, H, W); ``x`` is the input, from which an
-        instance may take its values."""
+        """Values weighted by the coefficients, (B, C, H, W); attention takes the values from the
+        input ``x``."""
         return self.value(coefficients)
 
     def as_maps(self, values: Tensor, x: Tensor) -> Tensor:
@@ -93,9 +89,8 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str, tuple[str, ...]]] = {
 def as_metamixer(mixer: nn.Module) -> Any | None:
     """A token or channel mixer of this package as query, key, activation and value.
 
-    Returns:
-        A :class:`MetaMixer` of the mixer's own submodules; the mixer itself if it is one or is
-        attention, which has the same methods; None for a mixer without keys, such as pooling.
+    That is a :class:`MetaMixer` of the mixer's own submodules, or the mixer itself if it has these
+    methods, as attention has; None for a mixer without keys, such as pooling.
     """
     if hasattr(mixer, "coefficient_maps"):
         return mixer
@@ -128,16 +123,13 @@ class StaticMetaMixer(MetaMixer):
         query: Config of a map from C to C channels; None takes the input as it is.
         key: Config of the convolution with the keys, from C to ``int(ratio * C)`` channels.
         value: Config of the convolution with the values, back to C channels.
-        ratio: Keys over C.
         act_cfg: Activation of the coefficients; None means none.
         norm_cfg: Norm of those parts that take a ``norm_cfg`` and name none; None leaves them
             their own.
-        init_cfg: Initialisation; the default is a normal distribution with standard deviation
-            0.02.
+        init_cfg: Initialisation; the default is a normal distribution with deviation 0.02.
 
-    Configs of parts name any module of OpenMMLab or of this package that is built as
-    ``Part(in_channels=..., out_channels=..., **options)`` and keeps the size of the map, or a
-    class, or its dotted path.
+    A part is any module of OpenMMLab or of this package, a class, or its dotted path, that is
+    built as ``Part(in_channels=..., out_channels=..., **options)`` and keeps the size of the map.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W)

@@ -26,13 +26,6 @@ SEMANTIC_CLASSES = (*THING_CLASSES, "plain", "striped")
 #: Category id of each thing class. With gaps and not from 0, as in COCO, so that code which takes
 #: an id for an index fails here and not on the real data.
 CATEGORY_IDS = (1, 2, 4, 5, 8)
-#: RGB colour of each semantic class, for drawing results (not the colours of the images).
-PALETTE = (
-    (220, 20, 60), (0, 110, 230), (40, 170, 60), (250, 190, 20), (150, 60, 200),
-    (170, 170, 150), (110, 130, 150),
-)  # fmt: skip
-#: RGB colour of each thing class; the same colours as in ``PALETTE``.
-THING_PALETTE = PALETTE[: len(THING_CLASSES)]
 #: Part of ``shapes.json``; raise it whenever the same arguments give other files than before.
 FORMAT_VERSION = 1
 
@@ -40,10 +33,6 @@ _MARKER = "shapes.json"
 # The splits, and their folders in ADE20K.
 _SPLITS = {"train": "training", "val": "validation"}
 _OTHER, _PLAIN, _STRIPED = 0, len(THING_CLASSES) + 1, len(THING_CLASSES) + 2
-# Every 20th image has no object and every 8th a crowd: fixed positions rather than chance, so that
-# even a set of eight images has one of each. The two series never meet.
-_EMPTY_EVERY, _EMPTY_AT = 20, 5
-_CROWD_EVERY, _CROWD_AT = 8, 3
 # A shape needs enough of itself in view for its class to be a fair question.
 _MIN_VISIBLE, _MIN_VISIBLE_CROWD, _MIN_VISIBLE_PIXELS = 0.45, 0.6, 30
 _MIN_INSIDE = 0.55
@@ -109,8 +98,9 @@ def _texture(rng: Generator, size: int, colour: np.ndarray) -> np.ndarray:
     """A square patch around ``colour``: flat, gradient, stripes, dots or noise; (size, size, 3)."""
     shape = (size, size)
     kind, amplitude = rng.integers(5), np.float32(rng.uniform(10, 26))
-    shade = np.zeros(shape)
-    if kind == 1:
+    if kind == 0:
+        shade = np.zeros(shape)
+    elif kind == 1:
         ramp = _ramp(rng, shape)
         shade = (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1.0) * 2 - 1
     elif kind == 2:
@@ -120,7 +110,7 @@ def _texture(rng: Generator, size: int, colour: np.ndarray) -> np.ndarray:
         period = rng.uniform(4, 9)
         waves = _wave(_ramp(rng, shape), period) * _wave(_ramp(rng, shape), period)
         shade = np.where(waves > 0.35, 1.0, -0.3)
-    elif kind == 4:
+    else:
         shade = np.clip(_smooth_noise(rng, shape, 2.5), -2, 2) * 0.6
     return _shaded(colour, amplitude * shade.astype(np.float32))
 
@@ -170,7 +160,7 @@ def _background(rng: Generator, shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _polygon(rng: Generator, name: str) -> np.ndarray:
-    """Vertices of a randomly turned polygon in the unit circle, (n, 2)."""
+    """Vertices of a polygon at a random angle in the unit circle, (n, 2)."""
     if name == "rectangle":
         ratio = rng.uniform(0.45, 1.0)
         points = np.array([[1, ratio], [-1, ratio], [-1, -ratio], [1, -ratio]]) / np.hypot(1, ratio)
@@ -178,14 +168,13 @@ def _polygon(rng: Generator, name: str) -> np.ndarray:
         t = rng.uniform(0.26, 0.38)
         x = np.array([1, 1, t, t, -t, -t, -1, -1, -t, -t, t, t])
         points = np.stack([x, np.roll(x, 3)], axis=1) / np.hypot(1, t)
-    else:
-        angles, radii = np.arange(10) * (np.pi / 5), np.ones(10)
-        if name == "star":
-            radii[1::2] = rng.uniform(0.4, 0.5)
-        else:
-            # Within 15 degrees of equilateral, so that no sliver appears.
-            angles, radii = np.deg2rad([90, 210, 330] + rng.uniform(-15, 15, size=3)), np.ones(3)
+    elif name == "star":
+        angles, radii = np.arange(10) * (np.pi / 5), np.tile([1, rng.uniform(0.4, 0.5)], 5)
         points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+    else:
+        # Within 15 degrees of equilateral, so that no sliver appears.
+        angles = np.deg2rad([90, 210, 330] + rng.uniform(-15, 15, size=3))
+        points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     c, s = _direction(rng)
     return points @ np.array([[c, s], [-s, c]])
 
@@ -273,9 +262,11 @@ class _Scene:
         self.image, self.semantic = _background(rng, self.shape)
         self.owner = np.zeros(self.shape, np.int32)
         self.instances: list[_Instance] = []
-        if index % _EMPTY_EVERY != _EMPTY_AT:
+        # Every 20th image has no object and every 8th a crowd: fixed positions rather than chance,
+        # so that even a set of eight images has one of each. The two series never meet.
+        if index % 20 != 5:
             count = int(rng.integers(1, max_shapes + 1))
-            if index % _CROWD_EVERY == _CROWD_AT:
+            if index % 8 == 3:
                 self.add_crowd(self.random_label())
                 count = (count + 1) // 2
             if rng.uniform() < 0.25:
@@ -457,8 +448,8 @@ def _write_all(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         ratio = total[value] / total.sum()
         lines.append(f"{value}\t{ratio:.4f}\t{train[value]}\t{val[value]}\t{name}\n")
     (folder / "ade" / "objectInfo.txt").write_text("".join(lines), encoding="utf-8")
-    keys = ("images", "instances", "crowds")
-    summary = {key: {split: splits[split][0][key] for split in _SPLITS} for key in keys}
+    counts = {split: counts for split, (counts, _) in splits.items()}
+    summary = {key: {s: counts[s][key] for s in _SPLITS} for key in counts["train"]}
     marker = {"format_version": FORMAT_VERSION, "arguments": arguments, "summary": summary}
     (folder / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     return summary
@@ -572,11 +563,9 @@ def generate_shapes(
 
     Args:
         root: Folder of the data set. Must be new, empty or a shapes data set.
-        num_train: Number of training images, at least 0.
-        num_val: Number of validation images, at least 0.
+        num_train, num_val: Numbers of images, at least 0 and not both 0.
         image_size: Side of square images, or (height, width), where each is a number or a range
             ``(low, high)`` to draw from, both ends included; from 64 to 2048 pixels.
-        seed: Seed of all randomness, at least 0.
         max_shapes: Images that are not empty hold 1 to this many shapes, at most 20.
         overwrite: Write again, replacing a shapes data set that is at ``root``.
 

@@ -1,5 +1,4 @@
-"""Heads that mmseg and mmpretrain do not have. Each is imported when it is asked for, as one needs
-mmseg and the other mmpretrain."""
+"""Heads that mmseg and mmpretrain do not have, each imported on first use with what it needs."""
 
 from importlib import import_module
 

@@ -25,19 +25,10 @@ _BN = dict(type="BN")
 
 class FFNetHeadBlock(BaseModule):
     """FFNified attention and a ConvNeXt block whose kernels are trained beside strips, with an
-    activation behind each identity path.
-
-    Args:
-        dim: Number of channels C.
-        spatial_kernel: Side of the kernels of the token mixer.
-        channel_kernel: Side of the kernel of the channel mixer.
-        ratio: Hidden channels of the channel mixer over C.
-        drop_path_rate: Probability of dropping a branch, per image.
-        act_cfg: The activations.
-        norm_cfg: The norms; BatchNorm can be fused.
+    activation after each residual sum; for the arguments see :class:`FFNetHead`.
 
     Shape:
-        (B, C, H, W) -> (B, C, H, W)
+        (B, dim, H, W) -> (B, dim, H, W)
     """
 
     def __init__(
@@ -46,9 +37,9 @@ class FFNetHeadBlock(BaseModule):
         spatial_kernel: int,
         channel_kernel: int,
         ratio: float,
-        drop_path_rate: float = 0.0,
-        act_cfg: dict | None = _GELU,
-        norm_cfg: dict | None = _BN,
+        drop_path_rate: float,
+        act_cfg: dict | None,
+        norm_cfg: dict | None,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = dict(strips=True, act_cfg=act_cfg, norm_cfg=norm_cfg)
@@ -73,15 +64,12 @@ class FFNetHead(PublishedNames, BaseDecodeHead):
     Args:
         in_channels: Channels of the maps, those of stride 8, 16 and 32 as published.
         channels: Channels in front of the classifier.
-        num_classes: Classes.
         in_index: Which of the backbone's maps; all of them, in order, unless given.
-        head_width: Channels of the blocks.
-        head_depth: Number of blocks.
-        spatial_kernel: Side of the kernels of the blocks' token mixers.
-        channel_kernel: Side of the kernel of the blocks' channel mixers.
+        head_width, head_depth: Channels of the blocks, and their number.
+        spatial_kernel, channel_kernel: Side of the kernels of the blocks' token mixers, and of
+            their channel mixers.
         ratio: Hidden channels of the blocks' channel mixers over ``head_width``.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
-        act_cfg: The activations.
         norm_cfg: The norms; BatchNorm can be fused.
         init_cfg: Initialisation; the default is mmseg's, a normal distribution for the classifier
             and torch's own initialisation for the rest, as in the release.
@@ -95,7 +83,7 @@ class FFNetHead(PublishedNames, BaseDecodeHead):
         ValueError: If there are no blocks or not one index per map.
     """
 
-    # mmseg's, which has no types.
+    # What mmseg's class has, without types.
     align_corners: bool
     cls_seg: Callable[[Tensor], Tensor]
     _transform_inputs: Callable[[list[Tensor]], list[Tensor]]
@@ -145,14 +133,9 @@ class FFNetHead(PublishedNames, BaseDecodeHead):
             build_activation(act_cfg),
             ConvNorm(total, head_width, norm_cfg=norm_cfg),
         )
-        self.blocks = Sequential(
-            *(
-                FFNetHeadBlock(
-                    head_width, spatial_kernel, channel_kernel, ratio, rate, act_cfg, norm_cfg
-                )
-                for rate in linear_drop_path(drop_path_rate, head_depth)
-            )
-        )
+        sizes = head_width, spatial_kernel, channel_kernel, ratio
+        rates = linear_drop_path(drop_path_rate, head_depth)
+        self.blocks = Sequential(*(FFNetHeadBlock(*sizes, r, act_cfg, norm_cfg) for r in rates))
         self.widen = nn.Sequential(
             ConvNorm(head_width, channels, norm_cfg=norm_cfg), build_activation(act_cfg)
         )

@@ -23,12 +23,8 @@ class MetaFormerClsHead(ClsHead):
     Vision <https://arxiv.org/abs/2210.13452>`_).
 
     Args:
-        in_channels: Channels of the features.
-        num_classes: Classes.
         hidden_ratio: Hidden channels over ``in_channels``; None for a linear classifier.
-        dropout_ratio: Dropout of the hidden layer.
-        act_cfg: Activation of the hidden layer.
-        norm_cfg: The norm of the features.
+        dropout_ratio, act_cfg: Dropout and activation of the hidden layer.
         hidden_norm_cfg: The norm behind the activation. timm's copy has the epsilon 1e-6 there.
         init_cfg: Initialisation; the default is the published one.
         **kwargs: As for mmpretrain's ``ClsHead``: ``loss``, ``topk``, ``cal_acc``.
@@ -79,14 +75,10 @@ class MetaFormerClsHead(ClsHead):
         self.fc2 = nn.Linear(hidden, num_classes)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """What the last linear layer sees, (B, in_channels) or (B, hidden)."""
+        """The input of the last linear layer, (B, in_channels) or (B, hidden)."""
         x = self.norm(feats[-1])
-        if self.hidden_ratio is None:
-            return x
-        return self.hidden_norm(self.act(self.fc1(x)))
+        return x if self.hidden_ratio is None else self.hidden_norm(self.act(self.fc1(x)))
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         x = self.pre_logits(feats)
-        if self.hidden_ratio is None:
-            return self.fc(x)
-        return self.fc2(self.dropout(x))
+        return self.fc(x) if self.hidden_ratio is None else self.fc2(self.dropout(x))

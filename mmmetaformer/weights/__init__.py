@@ -1,13 +1,6 @@
 """Published weights: where they are, what they are called and how they are loaded.
 
-- ``catalogue.py`` is the table of published files, and ``statistics.py`` knows the mean and the
-  standard deviation of images that they want.
-- ``files.py`` reads files and addresses safely; ``mmengine_files.py`` allows mmengine's own.
-- ``layouts/`` has the key layouts, all that is known of each in one place.
-- ``convert.py`` fits a state dict to a backbone, ``classifier.py`` to a whole image classifier.
-- ``loading.py`` reads, converts and loads, with a report: ``init_cfg=dict(type='Pretrained')``.
-- ``trained.py`` has the parts of whole detectors and segmentors rename their own tensors.
-- ``export.py`` goes from one layout to another; ``networks.py`` tells which network that is.
+``layouts/`` has all that is known of each key layout; the tables of files are in ``catalogue.py``.
 """
 
 from .catalogue import Checkpoint, find_checkpoint, list_checkpoints

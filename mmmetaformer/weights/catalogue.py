@@ -40,14 +40,6 @@ class Checkpoint:
     std: RGB = IMAGENET_STD
     hub_id: str | None = None
 
-    @property
-    def family(self) -> str:
-        """The family of the arch."""
-        # Imported here because the backbones import the weights.
-        from ..backbones.variants import VARIANTS
-
-        return VARIANTS[self.arch]["family"]
-
     def data_preprocessor(self) -> dict:
         """What these weights want in a config's ``model.data_preprocessor``."""
         return dict(mean=list(self.mean), std=list(self.std), bgr_to_rgb=True)
@@ -72,20 +64,11 @@ class TrainedCheckpoint:
 
     Attributes:
         config: Name of its config, without ``.py``.
-        arch: Name of its backbone.
-        training: Data of its training.
-        image_size: Rows and columns of the training images: a detector's largest, a segmentor's
-            crop.
-        layout: Key layout of the backbone.
         url: Address of the file; None if a program cannot fetch it.
         note: What else has to be known to get it.
     """
 
     config: str
-    arch: str
-    training: str
-    image_size: tuple[int, int]
-    layout: str
     url: str | None
     note: str | None = None
 
@@ -202,7 +185,6 @@ CATALOGUE: tuple[Checkpoint, ...] = (
 
 
 _SHARED = "the authors shared it on file-sharing sites only"
-_COCO, _ADE20K = ("COCO", (800, 1333)), ("ADE20K", (512, 512))
 
 
 def _mmseg_file(size: str, stamp: str) -> str:
@@ -211,26 +193,22 @@ def _mmseg_file(size: str, stamp: str) -> str:
 
 
 TRAINED: tuple[TrainedCheckpoint, ...] = (
-    *(TrainedCheckpoint(f"{method}_poolformer-{size}_fpn_1x_coco", f"poolformer_{size}", *_COCO,
-                        "PoolFormer", None, _SHARED)
+    *(TrainedCheckpoint(f"{method}_poolformer-{size}_fpn_1x_coco", None, _SHARED)
       for method in ("retinanet", "mask-rcnn") for size in _SIZES[:3]),
-    *(TrainedCheckpoint(f"poolformer-{size}_fpn_8xb4-40k_ade20k-512x512", f"poolformer_{size}",
-                        *_ADE20K, "PoolFormer", url, note)
+    *(TrainedCheckpoint(f"poolformer-{size}_fpn_8xb4-40k_ade20k-512x512", url, note)
       for size, stamp in dict(s12="20220501_115154-b5aa2f49", s24="20220503_222049-394a7cf7",
                               s36="20220501_151122-b47e607d", m36="20220501_164230-3dc83921",
                               m48="20220504_003923-64168d3b").items()
       for url, note in ((None, _SHARED), (_mmseg_file(size, stamp), "trained again for mmseg"))),
-    *(TrainedCheckpoint(f"cascade-mask-rcnn_ffnet-{size}_fpn_3x_coco", f"ffnet_{size}", *_COCO,
-                        "FFNet", f"{_FFNET}/casc_mask_rcnn_ffnet_{size}_fpn_3x_coco.{suffix}", note)
+    *(TrainedCheckpoint(f"cascade-mask-rcnn_ffnet-{size}_fpn_3x_coco",
+                        f"{_FFNET}/casc_mask_rcnn_ffnet_{size}_fpn_3x_coco.{suffix}", note)
       for size, suffix, note in (("2", "pth", None), ("3", "pth", None),
                                  ("4", "zip", "an archive, to be unpacked"))),
-    *(TrainedCheckpoint(f"ffnet-{size}_upernet_8xb2-160k_ade20k-512x512", f"ffnet_{size}",
-                        *_ADE20K, "FFNet", f"{_FFNET}/upernet_ffnet_{size}_512_160k_ade20k.pth")
-      for size in "234"),
-    *(TrainedCheckpoint(f"ffnet-seg_ffnethead_8xb2-160k_{data.lower()}-{side}x{side}", "ffnet_seg",
-                        data, (side, side), "FFNet_seg",
-                        f"{_FFNET}/ffnet_seg_sys_{side}_160k_{data.lower()}.pth")
-      for data, side in (("ADE20K", 512), ("Cityscapes", 1024))),
+    *(TrainedCheckpoint(f"ffnet-{size}_upernet_8xb2-160k_ade20k-512x512",
+                        f"{_FFNET}/upernet_ffnet_{size}_512_160k_ade20k.pth") for size in "234"),
+    *(TrainedCheckpoint(f"ffnet-seg_ffnethead_8xb2-160k_{data}-{side}x{side}",
+                        f"{_FFNET}/ffnet_seg_sys_{side}_160k_{data}.pth")
+      for data, side in (("ade20k", 512), ("cityscapes", 1024))),
 )
 # fmt: on
 
@@ -254,14 +232,10 @@ def list_checkpoints(arch: str | None = None) -> list[Checkpoint]:
 
 
 def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
-    """One published file of a network.
-
-    Args:
-        arch: Name of the network, as in ``list_archs()``.
-        pretrained: Its tag; True for the default.
+    """The published file of a network with a tag, such as ``'in1k'``; for True the default.
 
     Raises:
-        TypeError: If ``pretrained`` is neither.
+        TypeError: If ``pretrained`` is neither a tag nor True.
         ValueError: If nothing is published for the arch, or not that, and then lists what is.
     """
     if pretrained is not True and not isinstance(pretrained, str):
@@ -287,10 +261,7 @@ def find_checkpoint(arch: str, pretrained: str | bool = True) -> Checkpoint:
 
 
 def list_trained(config: str | None = None) -> list[TrainedCheckpoint]:
-    """The published detectors and segmentors of a config, of all for None.
-
-    Args:
-        config: Name of a config, without ``.py``.
+    """The published detectors and segmentors of a config, named without ``.py``; all for None.
 
     Example:
         >>> [trained.note for trained in list_trained('mask-rcnn_poolformer-s12_fpn_1x_coco')]

@@ -20,10 +20,6 @@ def convert_classifier_state_dict(
     As :func:`~mmmetaformer.weights.convert_state_dict`, with the norm and the classifier behind the
     last stage. A state dict in the model's own names stays as it is.
 
-    Args:
-        state_dict: What was read from the file.
-        model: An ``ImageClassifier`` with a backbone of this package.
-
     Returns:
         The tensors of the source by all names of ``model.state_dict()``.
 
@@ -31,10 +27,6 @@ def convert_classifier_state_dict(
         TypeError: If the model has no backbone of this package or no head.
         WeightsError: (a ``ValueError``) if the layout is unknown, a parameter is missing, a shape
             differs, or the source holds what the model has no place for.
-
-    Example:
-        >>> state = read_checkpoint('poolformer_s12.pth.tar')  # doctest: +SKIP
-        >>> model.load_state_dict(convert_classifier_state_dict(state, model))  # doctest: +SKIP
     """
     backbone: Any = getattr(model, "backbone", None)
     head = getattr(model, "head", None)
@@ -75,11 +67,8 @@ def names_around_backbone(
 ) -> dict[str, str | None]:
     """Our names for a backbone's tensors, with those of the classifier around it, if any.
 
-    Args:
-        tensors: The names of a source.
-        names: Our names for those below the prefix of the backbone.
-        prefix: That prefix.
-        norm: Name of the norm in front of the logits in our ``ImageClassifier``.
+    ``tensors`` are the names of the source, and ``names`` has ours for those below the prefix of
+    the backbone. ``norm`` is the norm in front of the logits in our ``ImageClassifier``.
     """
     root = root_of_classifier(prefix)
     if root is None or not any(name.startswith(f"{root}head.") for name in tensors):
@@ -96,11 +85,7 @@ def fit_classifier(
 ) -> dict[str, Tensor]:
     """The tensors of a classifier by our names, which are below ``CLASSIFIER``.
 
-    Args:
-        tensors: Those of the source.
-        names: Our names by those of the source, of the classifier alone.
-        channels: Channels of the last stage.
-        has_norm: Whether there is a norm in front of the logits.
+    ``tensors`` are those of the source, and ``names`` has our names for the classifier's.
 
     Raises:
         WeightsError: If a tensor is missing, unexpected, unusable or of another shape than the

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from .trained import PublishedNames
 
 # Keys under which training scripts wrap the weights; averaged weights count without others only.
-_WRAPPERS = (
-    *("state_dict", "model", "model_state_dict", "module"),
-    *("model_ema", "state_dict_ema", "ema_state_dict"),
-)
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module",
+             "model_ema", "state_dict_ema", "ema_state_dict")  # fmt: skip
 _SHOWN = 5
 # Reasons for which tensors that serve outputs are dropped.
 OF_OUTPUTS = ("for outputs that are not emitted", "behind the last emitted output")
@@ -29,30 +27,22 @@ OF_OUTPUTS = ("for outputs that are not emitted", "behind the last emitted outpu
 
 @dataclass
 class Conversion:
-    """A converted state dict and the account of every key that went into it.
-
-    Attributes:
-        layout: Layout of the source.
-        prefix: Prefix of the backbone in the source.
-        state_dict: The source's tensors by the backbone's own names.
-        new: Names that stay freshly initialised.
-        dropped: Names of the source that the backbone has no use for, by reason.
-    """
+    """A converted state dict and the account of every key that went into it."""
 
     layout: str
+    #: Prefix of the backbone in the source.
     prefix: str
+    #: The source's tensors by the backbone's own names.
     state_dict: dict[str, Tensor] = field(default_factory=dict)
+    #: Names that stay freshly initialised.
     new: list[str] = field(default_factory=list)
+    #: Names of the source that the backbone has no use for, by reason.
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Placement:
-    """Tensors of a source under a model's own names, and what of them does not fit.
-
-    Attributes:
-        expected: The model's state dict.
-        placed: The tensors that fit, in the shapes of the model's.
-    """
+    """Tensors of a source under the names of a model's state dict ``expected``: those that fit
+    are ``placed``, in the model's shapes."""
 
     def __init__(self, expected: Mapping[str, Tensor]) -> None:
         self.expected = expected
@@ -94,8 +84,8 @@ class Placement:
         fused = [name.removesuffix("weight") for name in self._unexpected]
         branches = {f"{part}{end}.weight" for part in fused for end in ("conv", "branches.0.conv")}
         if not branches.isdisjoint(missing):
-            found[-1] += (
-                "; the source is a fused network: call switch_to_deploy() on the backbone first"
+            found.append(
+                "the source is a fused network: call switch_to_deploy() on the backbone first"
             )
         if found:
             raise WeightsError(f"{what}: {'; '.join(found)}")
@@ -104,14 +94,10 @@ class Placement:
 def convert_state_dict(
     state_dict: Mapping[str, Any], backbone: PublishedNames
 ) -> dict[str, Tensor]:
-    """Turn a published state dict into the backbone's own.
+    """Turn a published state dict, as read from a file, into the backbone's own.
 
     The layout (published, timm's, mmpretrain's or our own), wrappers (``state_dict``, ``model``)
     and prefixes (``backbone.``, ``module.``) are recognised.
-
-    Args:
-        state_dict: What was read from the file.
-        backbone: The backbone that the weights are for.
 
     Returns:
         The tensors of the source by the names of ``backbone.state_dict()``. Only what dense
@@ -135,7 +121,7 @@ def convert(
     """As :func:`convert_state_dict`, with the account of what became of each key.
 
     Args:
-        state_dict: What was read from the file.
+        state_dict: As read from a file.
         backbone: The backbone that the weights are for.
         prefix: Prefix of the backbone in the source; None finds it.
         new: Regular expressions that are searched for in the backbone's own names, such as
@@ -159,7 +145,7 @@ def own_names(
     ``expected`` are the backbone's own, of which somebody's own class may have more than ours.
     """
     inside = {name: name[len(prefix) :] for name in tensors if name.startswith(prefix)}
-    renamed = layout.rename(inside.values())
+    renamed = layout.rules.rename(inside.values())
     if layout.own:
         renamed |= {name: name for name in renamed if name in expected}
     return {name: renamed[short] for name, short in inside.items()}
@@ -183,10 +169,11 @@ def fit(
     expected = backbone.state_dict()
     placement = Placement(expected)
     for name, tensor in tensors.items():
-        own = names.get(name)
-        reason = _why_dropped(name, names, expected, backbone, new)
-        if own in expected and not reshapable(tensor, expected[own]) and _fits_any(optional, own):
-            reason = reason or "of another shape, which was allowed"
+        own, reason = names.get(name), None
+        if name not in names:
+            reason = "outside of the backbone"
+        elif own is not None:
+            reason = _why_dropped(own, tensor, expected, backbone, new, optional)
         if reason is not None:
             result.dropped.setdefault(reason, []).append(name)
         else:
@@ -216,22 +203,21 @@ def fit(
 
 
 def _why_dropped(
-    name: str,
-    names: Mapping[str, str | None],
+    own: str,
+    tensor: Tensor,
     expected: Mapping[str, Tensor],
     backbone: PublishedNames,
     new: Sequence[str],
+    optional: Sequence[str],
 ) -> str | None:
-    """Why a tensor of a source is rightly left out; None if the backbone should have it."""
-    own = names.get(name)
-    if own is None:
-        return None if name in names else "outside of the backbone"
+    """Why a tensor is rightly left out; None if the backbone should have it."""
     if is_classifier(own):
         return "classifier"
     if _fits_any(new, own):
         return "declared new"
     if own in expected:
-        return None
+        is_allowed = _fits_any(optional, own) and not reshapable(tensor, expected[own])
+        return "of another shape, which was allowed" if is_allowed else None
     built = {_output(known) for known in expected if backbone.is_for_outputs(known)}
     if backbone.is_for_outputs(own) and _output(own) not in built:
         return OF_OUTPUTS[0]
@@ -301,28 +287,22 @@ def _nearest(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str:
     prefixes = {"", *(p for name in tensors for p in accumulate(re.findall(r"[^.]*\.", name)))}
     # Most of the names are below the prefix of a whole network.
     prefixes = {p for p in prefixes if 2 * sum(n.startswith(p) for n in tensors) >= len(tensors)}
+    most, nearest = 0, ""
     # Ours last, for they let nearly any name of a block through.
-    candidates = sorted((layout for layout in layouts if layout.signature), key=lambda o: o.own)
-    renames = [
-        (layout, prefix, own_names(tensors, layout, prefix))
-        for layout in candidates
-        for prefix in sorted(prefixes)
-    ]
-    if not renames:
-        return ""
-    best, prefix, renamed = max(renames, key=lambda row: sum(map(is_of_backbone, row[2].values())))
-    known = sum(map(is_of_backbone, renamed.values()))
-    unknown = [name for name, own in renamed.items() if own is None]
-    lacking = best.lacking(name[len(prefix) :] for name in renamed)
-    absent = f"; it has {' and '.join(lacking)}, which are not there" if lacking else ""
-    return (
-        (
-            f"; the nearest is {best.name}, which knows {known} of the {len(tensors)} keys and not "
-            f"{unknown[:_SHOWN]}{absent}"
-        )
-        if known
-        else ""
-    )
+    for layout in sorted((o for o in layouts if o.signature), key=lambda o: o.own):
+        for prefix in sorted(prefixes):
+            renamed = own_names(tensors, layout, prefix)
+            known = sum(map(is_of_backbone, renamed.values()))
+            if known > most:
+                unknown = [name for name, own in renamed.items() if own is None]
+                nearest = (
+                    f"; the nearest is {layout.name}, which knows {known} of the {len(tensors)} "
+                    f"keys and not {unknown[:_SHOWN]}"
+                )
+                if lacking := layout.lacking(name[len(prefix) :] for name in renamed):
+                    nearest += f"; it has {' and '.join(lacking)}, which are not there"
+                most = known
+    return nearest
 
 
 def _output(own: str) -> str:

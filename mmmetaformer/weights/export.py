@@ -27,14 +27,10 @@ _OUTPUT = re.compile(r"norm[0-3]\.\w+|pyramid\..+")
 
 @dataclass(frozen=True)
 class Export:
-    """What became of a checkpoint in another layout.
-
-    Attributes:
-        state_dict: The tensors of the source by the names of the layout.
-        dropped: Names of the source that are left out, such as the rest of a detector.
-    """
+    """A checkpoint in another layout."""
 
     state_dict: dict[str, Tensor]
+    #: Names of the source that are left out, such as the rest of a detector.
     dropped: list[str]
 
 
@@ -153,17 +149,16 @@ def _names_there(
     names: dict[str, str | None] = {name: name for name in own}
     norm: str | None = network.norm
     if target is not None:
-        names, norm = target.restore(own), target.norm_in_mmpretrain
+        names, norm = target.rules.restore(own), target.norm_in_mmpretrain
     if to == "mmpretrain" or (target is None and classifier):
         names = {name: theirs and f"backbone.{theirs}" for name, theirs in names.items()}
         names |= image_classifier(norm).restore(classifier)
     lost = [name for name, theirs in names.items() if theirs is None]
-    outputs = [name for name in lost if _OUTPUT.fullmatch(name)]
     if drop_outputs:
-        lost = [name for name in lost if name not in outputs]
+        lost = [name for name in lost if not _OUTPUT.fullmatch(name)]
     if lost:
         hint = ""
-        if lost == outputs:
+        if all(map(_OUTPUT.fullmatch, lost)):
             hint = ": drop_outputs leaves out what dense prediction adds"
         elif all(map(is_classifier, lost)):
             hint = ": drop_classifier leaves out the classifier"
@@ -176,7 +171,8 @@ def _names_there(
 
 def _shaped(weights: dict[str, Tensor], target: Layout) -> dict[str, Tensor]:
     """The tensors in the shapes that they have in a target."""
-    linear, ones = target.linear(weights), [1] * (target.scale_ndim - 1)
+    linear = target.linear(weights) if target.linear else set()
+    ones = [1] * (target.scale_ndim - 1)
     shaped = {own: t.flatten(1) if own in linear else t for own, t in weights.items()}
     scales = {own: t.reshape(-1, *ones) for own, t in weights.items() if _SCALE.fullmatch(own)}
     return shaped | scales

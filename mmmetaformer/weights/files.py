@@ -199,12 +199,10 @@ def _no_checkpoint(path: Path) -> str | None:
     if not start.startswith(b"PK"):
         return None
     try:
-        if not zipfile.is_zipfile(path):
-            return "it is cut off: download it again"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # of a damaged file, errors of several kinds
-        return "it is damaged: download it again"
+        return "it is cut off or damaged: download it again"
     if any(name.endswith("data.pkl") for name in names):
         return None
     return f"it is an archive of {names[:3]}: unpack it first"

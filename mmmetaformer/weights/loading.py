@@ -47,6 +47,12 @@ def is_pretrained(cfg: Any) -> bool:
     return kind is PretrainedInit
 
 
+def pretrained_cfgs(init_cfg: Any) -> list[dict]:
+    """The ``Pretrained`` initialisations in the ``init_cfg`` of a module."""
+    cfgs = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    return [cfg for cfg in cfgs if is_pretrained(cfg)]
+
+
 def load_pretrained(
     backbone: PublishedNames,
     checkpoint: str | Path,
@@ -58,8 +64,7 @@ def load_pretrained(
     Args:
         backbone: A backbone of this package.
         checkpoint: Path or http(s) address of a checkpoint in any known layout.
-        prefix: Prefix of the backbone in the file; None finds it out.
-        new: Patterns of names that are not to be loaded; see :func:`convert`.
+        prefix, new: See :func:`convert`.
 
     Returns:
         What was loaded, what stays newly initialised and what was not used; also logged.
@@ -72,13 +77,12 @@ def load_pretrained(
     except WeightsError as error:
         if str(checkpoint) in str(error):
             raise
-        hint = ""
-        if "do not fit" in str(error):
-            hint = (
-                ". Parts that were replaced and start anew are named by init_cfg="
-                "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
-            )
-        raise WeightsError(f"{checkpoint}: {error}{hint}") from error
+        hint = (
+            ". Parts that were replaced and start anew are named by init_cfg="
+            "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
+        )
+        what = f"{checkpoint}: {error}{hint if 'do not fit' in str(error) else ''}"
+        raise WeightsError(what) from error
     # ``convert`` has made sure that only what the outputs need is absent.
     backbone.load_state_dict(conversion.state_dict, strict=False)
     report = LoadReport(str(checkpoint), conversion)

@@ -1,8 +1,8 @@
 """Which network a state dict is of.
 
 The networks of the table of variants are built on the meta device, without memory, and compared
-with the state dict by names and shapes. A loss that leaves another network whole cannot be seen:
-the last block of a stage, say.
+with the state dict by names and shapes. What is lost is not seen where a whole network is left:
+one without the last block of a stage, say.
 """
 
 from __future__ import annotations
@@ -38,22 +38,15 @@ _GRID = re.compile(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network of the table, its blocks taken together.
-
-    Attributes:
-        arch: Its name, the first of those that hold the same.
-        fused: Whether its branches are fused.
-        shapes: By the names, which have ``*`` for the number of a block.
-    """
+    """A network of the table; names of ``shapes`` have ``*`` for the number of a block."""
 
     arch: str
     fused: bool
     shapes: Shapes
 
-    def differences(self, shapes: Shapes, ignored: str | None = None) -> int:
-        """How many names only one of both has, without outputs and what contains ``ignored``."""
-        names = [n for n in self.shapes.keys() ^ shapes.keys() if not _OUTPUT.match(n)]
-        return sum(ignored is None or ignored not in name for name in names)
+    def differing(self, shapes: Shapes) -> list[str]:
+        """The names that only one of both has, without outputs."""
+        return [name for name in self.shapes.keys() ^ shapes.keys() if not _OUTPUT.match(name)]
 
     def other_kernels(self, shapes: Shapes) -> int:
         """How many tensors have another shape behind their channels."""
@@ -63,18 +56,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Network:
-    """The network that a state dict is compared with.
-
-    Attributes:
-        arch: Its name, or that of the nearest.
-        backbone: The network in the sizes of the state dict and with its outputs.
-        norm: Name of the norm in front of the logits in our ``ImageClassifier``.
-        is_known: Whether it has the same names as the state dict.
-    """
+    """The network that a state dict is of, or the nearest, in its sizes and with its outputs."""
 
     arch: str
     backbone: Backbone
+    #: Name of the norm in front of the logits in our ``ImageClassifier``.
     norm: str
+    #: Whether it has the same names as the state dict.
     is_known: bool
 
     @property
@@ -90,27 +78,28 @@ class Network:
 
 
 def find_network(weights: Mapping[str, Tensor], model: Backbone | None = None) -> Network:
-    """The network of the table that a state dict is of, or the nearest to it.
+    """The network of the table that tensors with our names are of, or the nearest to it.
 
-    Args:
-        weights: Tensors by the backbone's own names.
-        model: The network if it is known, which may have token mixers that none of the table has.
+    ``model`` is the network if it is known; none of the table needs to have its token mixers.
 
     Raises:
         WeightsError: If no network has such sizes.
     """
     shapes = _shapes(weights)
     if model is not None:
-        nearest = min(_candidates(), key=lambda c: c.differences(shapes, ".token_mixer."))
+        nearest = min(
+            _candidates(),
+            key=lambda c: sum(".token_mixer." not in name for name in c.differing(shapes)),
+        )
         settings: Any = model.settings
         return Network(nearest.arch, model, _norm(settings.out_norm_cfg), True)
     # Kernels tell networks with the same names apart.
-    nearest = min(_candidates(), key=lambda c: (c.differences(shapes), c.other_kernels(shapes)))
+    nearest = min(_candidates(), key=lambda c: (len(c.differing(shapes)), c.other_kernels(shapes)))
     try:
         backbone = _build(nearest.arch, nearest.fused, **_sizes(nearest, shapes, weights))
     except (TypeError, ValueError) as error:
         raise WeightsError(f"the source is no {nearest.arch} of any size: {error}") from error
-    is_known = nearest.differences(shapes) == 0
+    is_known = not nearest.differing(shapes)
     return Network(nearest.arch, backbone, _norm(_row(nearest.arch).get("out_norm_cfg")), is_known)
 
 
@@ -119,8 +108,7 @@ def _row(arch: str) -> dict[str, Any]:
     from ..backbones.variants import FAMILIES, VARIANTS
 
     row: Any = VARIANTS[arch]
-    settings: Any = FAMILIES[row["family"]]["settings"]
-    return {**settings, **row}
+    return {**FAMILIES[row["family"]]["settings"], **row}
 
 
 def _norm(out_norm_cfg: dict | None) -> str:
@@ -138,6 +126,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
 
 @cache
 def _candidates() -> tuple[Candidate, ...]:
+    """Of networks that hold the same, the first one."""
     from ..backbones.variants import VARIANTS
 
     found: dict[frozenset, Candidate] = {}
@@ -166,11 +155,11 @@ def _sizes(candidate: Candidate, shapes: Shapes, weights: Mapping[str, Tensor]) 
 
     def read(size: int, axis: int, start: str) -> int:
         """What the source most often has where the candidate has a size, or the size itself."""
-        names = [n for n in candidate.shapes if n in shapes and re.match(start, n)]
         found = Counter(
             shapes[name][axis]
-            for name in names
-            if len(shapes[name]) > axis and candidate.shapes[name][axis : axis + 1] == (size,)
+            for name, shape in candidate.shapes.items()
+            if shape[axis : axis + 1] == (size,) and re.match(start, name)
+            if len(shapes.get(name, ())) > axis
         )
         return found.most_common(1)[0][0] if found else size
 

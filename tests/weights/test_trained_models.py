@@ -528,8 +528,9 @@ def test_names_of_the_head_in_both_directions(olds):
     names = {t.removeprefix("decode_head."): o.removeprefix("decode_head.")
              for t, o in names.items()}  # fmt: skip
     (layout,) = HEAD_LAYOUTS
-    assert layout.rename(list(names)) == names
-    assert layout.restore(list(names.values())) == {ours: theirs for theirs, ours in names.items()}
+    assert layout.rules.rename(list(names)) == names
+    back = layout.rules.restore(list(names.values()))
+    assert back == {ours: theirs for theirs, ours in names.items()}
 
 
 # ---------------------------------------------------------------- what does not fit

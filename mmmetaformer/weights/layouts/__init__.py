@@ -1,10 +1,9 @@
 """The key layouts in which weights are published, a file for each family.
 
 A layout maps every name it knows to the backbone's own name and back. The backbones' own names are
-those of the MetaFormer-baselines release, ``downsample_layers.i`` and ``stages.i.j``, and ``stem``
-and ``blocks.i`` for isotropic ones; for dense prediction ``norm0`` to ``norm3`` and ``pyramid`` are
-added. A new layout is a :class:`Layout` in a file here, named in ``LAYOUTS``: loading, conversion
-and export know it then.
+those of the MetaFormer-baselines release, ``downsample_layers.i`` and ``stages.i.j``, or ``stem``
+and ``blocks.i``; dense prediction adds ``norm0`` to ``norm3`` and ``pyramid``. A new layout is a
+:class:`Layout` in a file here, named in ``LAYOUTS``: loading, conversion and export know it then.
 """
 
 from .base import CLASSIFIER, Layout, Rules, image_classifier, is_classifier, is_of_backbone

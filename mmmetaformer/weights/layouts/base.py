@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 # Where a layout maps what a backbone has no use for: ``norm`` is the norm in front of the logits,
 # ``fc`` a linear classifier, ``fc1``, ``hidden_norm`` and ``fc2`` are an MLP. Alone it stands for
@@ -22,14 +23,37 @@ _FIELDS = dict(
 _POINTWISE = re.compile(r".*\.(mlp\.fc[12]|token_mixer\.pwconv[12])\.weight")
 
 
+class _Template:
+    """One side of a pair of names: a pattern, and how to write a name."""
+
+    def __init__(self, text: str) -> None:
+        self._counts_from = {field: int(n) for field, n in re.findall(r"\{(\w+)\+(\d)\}", text)}
+        self._text = re.sub(r"\+\d\}", "}", text)
+        parts = re.split(r"\{(\w+)\}", self._text)
+        fields = (f"(?P<{field}>{_FIELDS[field]})" for field in parts[1::2])
+        self._pattern = re.compile("".join(re.escape(p) + next(fields, "") for p in parts[::2]))
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        match = self._pattern.fullmatch(name)
+        if match is None:
+            return None
+        numbers = {field: int(match[field]) - n for field, n in self._counts_from.items()}
+        return match.groupdict() | numbers
+
+    def write(self, fields: dict[str, Any]) -> str:
+        numbers = {field: int(fields[field]) + n for field, n in self._counts_from.items()}
+        return self._text.format(**fields | numbers)
+
+
 class Rules:
     """A rename from pairs of templates, theirs and ours; the first that fits a name counts.
 
     Args:
         *pairs: Names with fields: ``{stage}``, ``{later}`` (stages 1 to 3), ``{block}`` and
             ``{n}`` (a digit) for numbers, ``{leaf}`` for a last part, ``{param}`` for ``weight``
-            or ``bias``, ``{rest}`` for all that follows. A pair with equal names may be given as
-            one string; one that ends in ``CLASSIFIER`` has no way back.
+            or ``bias``, ``{rest}`` for all that follows; ``{block+1}`` is larger by 1 than the
+            other side's ``{block}``. A pair with equal names may be given as one string; one that
+            ends in ``CLASSIFIER`` has no way back.
 
     Example:
         >>> rules = Rules(('stem.conv.{leaf}', 'downsample_layers.0.conv.{leaf}'))
@@ -41,39 +65,24 @@ class Rules:
 
     def __init__(self, *pairs: tuple[str, str] | str) -> None:
         both = [(pair, pair) if isinstance(pair, str) else pair for pair in pairs]
-        self._forward = [(_pattern(theirs), ours) for theirs, ours in both]
-        self._backward = [(_pattern(ours), theirs) for theirs, ours in both if ours != CLASSIFIER]
+        self._forward = [(_Template(theirs), _Template(ours)) for theirs, ours in both]
+        self._backward = [(_Template(b), _Template(a)) for a, b in both if b != CLASSIFIER]
 
     def rename(self, names: Iterable[str]) -> Names:
-        """By their names ours; None for those that no pair fits."""
+        """Our names by theirs; None where no pair fits."""
         return {name: _apply(self._forward, name) for name in names}
 
     def restore(self, names: Iterable[str]) -> Names:
-        """By our names theirs; None for those that no pair fits."""
+        """Their names by ours; None where no pair fits."""
         return {name: _apply(self._backward, name) for name in names}
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w+)\}", template)
-    return re.compile(
-        "".join(
-            f"(?P<{part}>{_FIELDS[part]})" if index % 2 else re.escape(part)
-            for index, part in enumerate(parts)
-        )
-    )
-
-
-def _apply(rules: Iterable[tuple[re.Pattern[str], str]], name: str) -> str | None:
-    for pattern, template in rules:
-        match = pattern.fullmatch(name)
-        if match:
-            return template.format(**match.groupdict())
+def _apply(pairs: Iterable[tuple[_Template, _Template]], name: str) -> str | None:
+    for source, target in pairs:
+        fields = source.read(name)
+        if fields is not None:
+            return target.write(fields)
     return None
-
-
-def no_linear_layers(own: Collection[str]) -> set[str]:
-    """None: in most layouts 1x1 convolutions are what they are here."""
-    return set()
 
 
 def pointwise_weights(own: Collection[str]) -> set[str]:
@@ -93,8 +102,8 @@ class Layout:
         signature: Patterns of full names that are all found in every state dict of this layout
             and together in no other's; empty for one that is read as another.
         rules: The rename, to the backbone's own names and to a classifier's below ``CLASSIFIER``.
-        linear: Which of a network's own names are weights of linear layers there, (out, in), and
-            of 1x1 convolutions here, (out, in, 1, 1).
+        linear: Which of our names are weights of linear layers there, (out, in), and of 1x1
+            convolutions here, (out, in, 1, 1); None where none are.
         scale_ndim: Dimensions of LayerScale there, the first of which are the channels.
         has_norm: Whether its classifiers have a norm in front of the logits.
         norm_in_mmpretrain: Name of that norm in mmpretrain's ``ImageClassifier``.
@@ -105,7 +114,7 @@ class Layout:
     archs: tuple[str, ...]
     signature: tuple[str, ...]
     rules: Rules
-    linear: Callable[[Collection[str]], set[str]] = no_linear_layers
+    linear: Callable[[Collection[str]], set[str]] | None = None
     scale_ndim: int = 1
     has_norm: bool = True
     norm_in_mmpretrain: str | None = None
@@ -115,14 +124,6 @@ class Layout:
         """Whether its names are those of this package's modules."""
         return "mmmetaformer" in self.owners
 
-    def rename(self, names: Iterable[str]) -> Names:
-        """See :meth:`Rules.rename`."""
-        return self.rules.rename(names)
-
-    def restore(self, names: Iterable[str]) -> Names:
-        """See :meth:`Rules.restore`."""
-        return self.rules.restore(names)
-
     def serves(self, arch: str) -> bool:
         """Whether it is one of a network of ``list_archs()``."""
         return any(fnmatchcase(arch, pattern) for pattern in self.archs)
@@ -130,11 +131,10 @@ class Layout:
     def prefixes(self, names: Iterable[str]) -> list[str]:
         """The prefixes under which a whole network of this layout is found."""
         names = list(names)
-        found: list[set[str]] = []
-        for pattern in self.signature:
-            regex = re.compile(rf"(|.*\.){pattern}")
-            matches = (regex.fullmatch(name) for name in names)
-            found.append({match.group(1) for match in matches if match})
+        found = [
+            {match[1] for name in names if (match := re.fullmatch(rf"(|.*\.){pattern}", name))}
+            for pattern in self.signature
+        ]
         return sorted(set.intersection(*found)) if found else []
 
     def lacking(self, names: Iterable[str]) -> list[str]:

@@ -11,54 +11,44 @@ from collections.abc import Iterable
 
 from .base import CLASSIFIER, LINEAR_HEAD, OTHER_HEAD, Layout, Names, Rules
 
-_FIRST_BLOCK, _CLASSIFIER_BEHIND_LAST_BLOCK = 3, 3
 
-
-def _templates(stem: str, blocks: str) -> list[tuple[str, str]]:
+def _templates(stem: str, block: str) -> list[tuple[str, str]]:
     return [
         (f"{stem}0.{{leaf}}", "stem.conv.{leaf}"),
         (f"{stem}2.{{leaf}}", "stem.norm.{leaf}"),
-        (f"{blocks}{{block}}.0.fn.0.{{leaf}}", "blocks.{block}.token_mixer.conv.{leaf}"),
-        (f"{blocks}{{block}}.0.fn.2.{{leaf}}", "blocks.{block}.token_mixer.norm.{leaf}"),
-        (f"{blocks}{{block}}.1.{{leaf}}", "blocks.{block}.mlp.conv.{leaf}"),
-        (f"{blocks}{{block}}.3.{{leaf}}", "blocks.{block}.mlp.norm.{leaf}"),
+        (f"{block}.0.fn.0.{{leaf}}", "blocks.{block}.token_mixer.conv.{leaf}"),
+        (f"{block}.0.fn.2.{{leaf}}", "blocks.{block}.token_mixer.norm.{leaf}"),
+        (f"{block}.1.{{leaf}}", "blocks.{block}.mlp.conv.{leaf}"),
+        (f"{block}.3.{{leaf}}", "blocks.{block}.mlp.norm.{leaf}"),
     ]
 
 
-def _shift(name: str, by: int) -> str:
-    return re.sub(r"^blocks\.(\d+)\.", lambda match: f"blocks.{int(match[1]) + by}.", name)
-
-
-def _classifier_entry(own: Iterable[str | None]) -> int:
-    blocks = (re.match(r"blocks\.(\d+)\.", name) for name in own if name)
-    last = max((int(match[1]) for match in blocks if match), default=-1)
-    return _FIRST_BLOCK + last + _CLASSIFIER_BEHIND_LAST_BLOCK
-
-
 class _ReleaseRules(Rules):
+    """The classifier is known by its number, which follows from that of the last block."""
+
     def rename(self, names: Iterable[str]) -> Names:
-        renamed = {
-            n: own and _shift(own, -_FIRST_BLOCK) for n, own in super().rename(names).items()
-        }
-        entry = _classifier_entry(renamed.values())
-        for name, own in renamed.items():
-            match = re.fullmatch(r"(\d+)\.(weight|bias)", name)
-            if own is None and match:
-                is_behind = int(match[1]) == entry
-                renamed[name] = f"{CLASSIFIER}.fc.{match[2]}" if is_behind else CLASSIFIER
-        return renamed
+        renamed = super().rename(names)
+        unknown = [name for name, own in renamed.items() if own is None]
+        return renamed | _classifier(renamed.values()).rename(unknown)
 
     def restore(self, names: Iterable[str]) -> Names:
-        shifted = {name: _shift(name, _FIRST_BLOCK) for name in names}
-        restored = super().restore(shifted.values())
-        entry = _classifier_entry(shifted)
-        classifier = Rules((f"{entry}.{{param}}", f"{CLASSIFIER}.fc.{{param}}")).restore(shifted)
-        return {name: classifier[name] or restored[shifted[name]] for name in shifted}
+        restored = super().restore(names)
+        unknown = [own for own, name in restored.items() if name is None]
+        return restored | _classifier(restored).restore(unknown)
 
 
-_release = _ReleaseRules(*_templates("", ""))
-_timm = Rules(*_templates("stem.", "blocks."), LINEAR_HEAD, OTHER_HEAD)
-_mmpretrain = Rules(*_templates("stem.", "stages."), OTHER_HEAD)
+def _classifier(own: Iterable[str | None]) -> Rules:
+    blocks = (re.match(r"blocks\.(\d+)\.", name) for name in own if name)
+    last = max((int(match[1]) for match in blocks if match), default=-1)
+    # Behind the stem's three layers, the blocks, pooling and flattening.
+    number = 3 + last + 3
+    fc = f"{CLASSIFIER}.fc.{{param}}"
+    return Rules((f"{number}.{{param}}", fc), ("{block}.{param}", CLASSIFIER))
+
+
+_release = _ReleaseRules(*_templates("", "{block+3}"))
+_timm = Rules(*_templates("stem.", "blocks.{block}"), LINEAR_HEAD, OTHER_HEAD)
+_mmpretrain = Rules(*_templates("stem.", "stages.{block}"), OTHER_HEAD)
 
 
 def _layout(name: str, owner: str, stem: str, block: str, rules: Rules) -> Layout:

@@ -6,36 +6,19 @@ called ``c`` and ``bn``, and LayerScale is (C, 1, 1).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from .base import CLASSIFIER, HEAD, Layout, Names, Rules
+from .base import CLASSIFIER, HEAD, Layout, Rules
 
-Pair = tuple[str, str]
-
-
-class _FFNetRules(Rules):
-    """The patch merging is counted along with the blocks."""
-
-    def rename(self, names: Iterable[str]) -> Names:
-        return {name: own and _shift(own, -1) for name, own in super().rename(names).items()}
-
-    def restore(self, names: Iterable[str]) -> Names:
-        shifted = {name: _shift(name, 1) for name in names}
-        restored = super().restore(shifted.values())
-        return {name: restored[theirs] for name, theirs in shifted.items()}
+Pairs = list[tuple[str, str]]
 
 
-def _shift(name: str, by: int) -> str:
-    return re.sub(r"^stages\.([1-3])\.(\d+)\.", lambda m: f"stages.{m[1]}.{int(m[2]) + by}.", name)
-
-
-def _conv_norm(theirs: str, ours: str) -> list[Pair]:
+def _conv_norm(theirs: str, ours: str) -> Pairs:
     return [(f"{theirs}.c.{{leaf}}", f"{ours}.conv.{{leaf}}"),
             (f"{theirs}.bn.{{leaf}}", f"{ours}.norm.{{leaf}}")]  # fmt: skip
 
 
-def _branches(theirs: str, ours: str, names: Iterable[str]) -> list[Pair]:
+def _branches(theirs: str, ours: str, names: Iterable[str] = ("conv", "conv1")) -> Pairs:
     """Convolutions side by side, by their names there."""
     return [
         pair
@@ -44,41 +27,46 @@ def _branches(theirs: str, ours: str, names: Iterable[str]) -> list[Pair]:
     ]
 
 
-def _two_kernels(theirs: str, ours: str) -> list[Pair]:
-    return _branches(theirs, ours, ("conv", "conv1"))
+def _in_blocks(pairs: Pairs, stages: Iterable[str] = ("0", "{later}")) -> Pairs:
+    """Full names for names within a block; from stage 1 on, the patch merging is entry 0."""
+    entries = [(stage, "{block}" if stage == "0" else "{block+1}") for stage in stages]
+    return [
+        (f"stages.{stage}.{entry}.{theirs}", f"stages.{stage}.{{block}}.{ours}")
+        for stage, entry in entries
+        for theirs, ours in pairs
+    ]
 
 
 _STRIPS = ("conv1", "strip_conv1", "strip_conv2")
 # A kernel beyond 3 has a small one beside it.
 _LARGE_STRIPS = ("conv1", "conv2", "strip_conv1", "strip_conv2")
-_BLOCK = "stages.{stage}.{block}"
-_TOKENS, _CHANNELS = f"{_BLOCK}.token_mixer.0.main", f"{_BLOCK}.channel_mixer.main"
-_MERGING = "stages.{later}.0.proj"
-_DOWNSAMPLING = "downsample_layers.{later}"
-_BOTH: tuple[Pair | str, ...] = (
-    *_conv_norm(f"{_TOKENS}.fc", f"{_BLOCK}.token_mixer.query"),
-    *_conv_norm(f"{_CHANNELS}.conv", f"{_BLOCK}.mlp.conv"),
-    (f"{_CHANNELS}.fc{{n}}.{{param}}", f"{_BLOCK}.mlp.fc{{n}}.{{param}}"),
-    (f"{_BLOCK}.token_mixer.0.layer_scale", f"{_BLOCK}.layer_scale1.scale"),
-    (f"{_BLOCK}.channel_mixer.layer_scale", f"{_BLOCK}.layer_scale2.scale"),
-    "norm{stage}.{leaf}",
-)
+_MERGING, _DOWNSAMPLING = "stages.{later}.0.proj", "downsample_layers.{later}"
+_BLOCK = [
+    *_conv_norm("token_mixer.0.main.fc", "token_mixer.query"),
+    *_conv_norm("channel_mixer.main.conv", "mlp.conv"),
+    ("channel_mixer.main.fc{n}.{param}", "mlp.fc{n}.{param}"),
+    ("token_mixer.0.layer_scale", "layer_scale1.scale"),
+    ("channel_mixer.layer_scale", "layer_scale2.scale"),
+]
+_KEY_AND_VALUE = (("token_mixer.0.main.conv1", "token_mixer.key"),
+                  ("token_mixer.0.main.conv2", "token_mixer.value"))  # fmt: skip
 
-_ffnet = _FFNetRules(
+_ffnet = Rules(
     *_conv_norm("patch_embed.0", "downsample_layers.0.conv1"),
     *_conv_norm("patch_embed.2", "downsample_layers.0.conv2"),
-    *_two_kernels(f"{_MERGING}.0", f"{_DOWNSAMPLING}.conv"),
+    *_branches(f"{_MERGING}.0", f"{_DOWNSAMPLING}.conv"),
     *_conv_norm(f"{_MERGING}.1.conv", f"{_DOWNSAMPLING}.proj"),
-    (f"{_TOKENS}.conv1.{{param}}", f"{_BLOCK}.token_mixer.key.{{param}}"),
-    (f"{_TOKENS}.conv2.{{param}}", f"{_BLOCK}.token_mixer.value.{{param}}"),
-    *_two_kernels(f"{_TOKENS}.conv1", f"{_BLOCK}.token_mixer.key"),
-    *_two_kernels(f"{_TOKENS}.conv2", f"{_BLOCK}.token_mixer.value"),
-    *_two_kernels(f"{_CHANNELS}.conv", f"{_BLOCK}.mlp.conv"),
-    *_BOTH,
+    *_in_blocks([
+        *((f"{theirs}.{{param}}", f"{ours}.{{param}}") for theirs, ours in _KEY_AND_VALUE),
+        *(pair for names in _KEY_AND_VALUE for pair in _branches(*names)),
+        *_branches("channel_mixer.main.conv", "mlp.conv"),
+        *_BLOCK,
+    ]),
+    "norm{stage}.{leaf}",
     *HEAD,
-)
+)  # fmt: skip
 
-_ffnet_seg = _FFNetRules(
+_ffnet_seg = Rules(
     *(
         pair
         for theirs, ours in ((0, 1), (2, 2), (4, 3), (5, 4))
@@ -88,15 +76,12 @@ _ffnet_seg = _FFNetRules(
     *_conv_norm(f"{_MERGING}.2", f"{_DOWNSAMPLING}.proj"),
     *(
         pair
-        for stage, branches in enumerate((_STRIPS, _STRIPS, _LARGE_STRIPS, _LARGE_STRIPS))
-        for theirs, ours in (("conv1", "key"), ("conv2", "value"))
-        for pair in _branches(
-            f"stages.{stage}.{{block}}.token_mixer.0.main.{theirs}",
-            f"stages.{stage}.{{block}}.token_mixer.{ours}",
-            branches,
-        )
+        for stage, branches in zip("0123", [_STRIPS] * 2 + [_LARGE_STRIPS] * 2, strict=True)
+        for names in _KEY_AND_VALUE
+        for pair in _in_blocks(_branches(*names, branches), stage)
     ),
-    *_BOTH,
+    *_in_blocks(_BLOCK),
+    "norm{stage}.{leaf}",
     ("head1.{rest}", CLASSIFIER),
     ("head2.{rest}", CLASSIFIER),
 )

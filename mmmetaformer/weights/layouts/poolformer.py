@@ -64,19 +64,16 @@ class _PoolFormerRules(Rules):
 
     def restore(self, names: Iterable[str]) -> Names:
         names = list(names)
-        network: dict[str, int] = {}
-        for stage in range(4):
-            entries = (f"downsample_layers.{stage}", f"pos_embeds.{stage}", f"stages.{stage}")
-            for entry in entries[stage == 0 :]:
-                # A stage is counted where it is not built, a position embedding where there is one.
-                found = any(name.startswith(f"{entry}.") for name in names)
-                if found or not entry.startswith("pos"):
-                    network[entry] = len(network)
+        built = {".".join(name.split(".")[:2]) for name in names}
+        kinds = ("downsample_layers", "pos_embeds", "stages")
+        entries = [f"{kind}.{stage}" for stage in range(4) for kind in kinds][1:]
+        # A stage is counted where it is not built, a position embedding where there is one.
+        entries = [entry for entry in entries if entry in built or not entry.startswith("pos")]
         restored = super().restore(names)
         for name, inside in _in_entry.restore(names).items():
-            entry, _, rest = re.sub(r"^(\w+\.\d+)\.", r"\1 ", inside or "").partition(" ")
-            if entry in network:
-                restored[name] = f"network.{network[entry]}.{rest}"
+            match = re.fullmatch(r"(\w+\.\d+)\.(.+)", inside or "")
+            if match and match[1] in entries:
+                restored[name] = f"network.{entries.index(match[1])}.{match[2]}"
         return restored
 
 
