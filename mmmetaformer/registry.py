@@ -4,6 +4,11 @@
 meets a name with an unknown scope, and ``locations`` are imported at the first look-up, so
 ``type='mmmetaformer.PoolFormer'`` builds from any mmdet or mmseg config without
 ``custom_imports``.
+
+The other way round, our configs name classes of mmdet, mmseg and mmpretrain without a prefix. Where
+mmengine takes mmmetaformer for the scope of such a name, as in ``DetInferencer(...,
+scope='mmmetaformer')`` and in what a config takes over from ``_base_ = 'mmmetaformer::...'``, the
+registries of this module look it up there.
 """
 
 import os
@@ -12,10 +17,12 @@ from importlib import import_module
 from inspect import Parameter, getmro, signature
 from typing import Any
 
+from mmengine import registry as roots
 from mmengine.config.lazy import LazyAttr, LazyObject
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry, init_default_scope
+
+SCOPE = "mmmetaformer"
+HOSTS = ("mmdet", "mmseg", "mmpretrain")
 
 # Parts that need mmseg or mmpretrain, which take seconds to import and a detector does without.
 _ON_DEMAND = {
@@ -24,7 +31,39 @@ _ON_DEMAND = {
 }
 
 
-class _Models(Registry):
+class _Hosted(Registry):
+    """Under the scope of this package, looks up in the host packages what is not its own."""
+
+    def get(self, key: str) -> type | None:
+        found = super().get(key)
+        return self._of_host(key) if found is None else found
+
+    def _of_host(self, key: str) -> type | None:
+        scope = DefaultScope.get_current_instance()
+        if scope is None or scope.scope_name != SCOPE or "." in key:
+            return None
+        # A whole model is of one host only; names of what is in it may be of several.
+        current = _current_host()
+        for host in sorted(HOSTS, key=lambda host: host != current):
+            try:
+                import_module(f"{host}.registry")
+                found = self.parent.children[host].get(key)
+            except (ImportError, KeyError):
+                continue
+            if found is not None:
+                if host != current:
+                    init_default_scope(host)
+                return found
+        return None
+
+
+def _current_host() -> str | None:
+    """The innermost of mmengine's scopes that is a host's."""
+    names = [scope.scope_name for scope in DefaultScope._instance_dict.values()]
+    return next((name for name in reversed(names) if name in HOSTS), None)
+
+
+class _Models(_Hosted):
     """Imports what is ``_ON_DEMAND`` when its name is asked for."""
 
     def get(self, key: str) -> type | None:
@@ -36,23 +75,26 @@ class _Models(Registry):
 
 MODELS = _Models(
     "model",
-    parent=ROOT_MODELS,
-    scope="mmmetaformer",
+    parent=roots.MODELS,
+    scope=SCOPE,
     locations=["mmmetaformer.layers", "mmmetaformer.backbones"],
 )
 
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+OPTIM_WRAPPER_CONSTRUCTORS = _Hosted(
     "optimizer wrapper constructor",
-    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope="mmmetaformer",
+    parent=roots.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=SCOPE,
     locations=["mmmetaformer.engine.layer_decay"],
 )
 
+# Those of which this package has nothing itself.
+for _root in [root for root in vars(roots).values() if isinstance(root, Registry)]:
+    if SCOPE not in _root.children:
+        _Hosted(_root.name, parent=_root, scope=SCOPE, locations=[__name__])
+
 # Parts of a block.
-TOKEN_MIXERS = Registry("token mixer", scope="mmmetaformer", locations=["mmmetaformer.mixers"])
-CHANNEL_MIXERS = Registry(
-    "channel mixer", scope="mmmetaformer", locations=["mmmetaformer.channel_mixers"]
-)
+TOKEN_MIXERS = Registry("token mixer", scope=SCOPE, locations=["mmmetaformer.mixers"])
+CHANNEL_MIXERS = Registry("channel mixer", scope=SCOPE, locations=["mmmetaformer.channel_mixers"])
 
 
 def build_part(registry: Registry, cfg: Mapping[str, Any], **defaults: Any) -> Any:
