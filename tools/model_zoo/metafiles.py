@@ -230,10 +230,14 @@ def sorted_content(metafile: Metafile, entries: dict[str, dict[str, Any]]) -> di
     return {**metafile.content, "Models": [_with_weights(model) for model in ordered]}
 
 
+def weights_of(model: dict[str, Any]) -> str | None:
+    """What ``Weights`` of an entry have to be."""
+    results = [row for row in model.get("Results", ()) if row.get("Task") != "Image Classification"]
+    return next(filter(None, (row.get("Published", {}).get("Weights") for row in results)), None)
+
+
 def _with_weights(model: dict[str, Any]) -> dict[str, Any]:
-    """An entry with the ``Weights`` that its results say, behind its metadata."""
+    """An entry with its ``Weights``, behind its metadata."""
     first = {key: model[key] for key in ("Name", "In Collection", "Config", "Metadata")}
-    results = [row for row in model.get("Results", ()) if row["Task"] != "Image Classification"]
-    weights = (row.get("Published", {}).get("Weights") for row in results)
-    first["Weights"] = next(filter(None, weights), None)
+    first["Weights"] = weights_of(model)
     return {**first, **{key: value for key, value in model.items() if key not in first}}
