@@ -32,6 +32,7 @@ _PUBLIC = {
     "data_preprocessor_for": "weights",
     "export_state_dict": "weights",
     "find_checkpoint": "weights",
+    "get_config": "configs",
     "list_archs": "backbones",
     "list_checkpoints": "weights",
     "switch_to_deploy": "layers",

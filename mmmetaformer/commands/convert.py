@@ -5,28 +5,30 @@ a backbone, classifier, detector or segmentor, and has to be whole; the target i
 tensors, of the backbone and its classifier, if there is one, as .pth or .safetensors.
 
 Example:
-    python tools/convert_weights.py poolformer_s12.pth.tar poolformer_s12_timm.pth --to timm
+    mmmetaformer convert poolformer_s12.pth.tar poolformer_s12_timm.pth --to timm
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from mmmetaformer.backbones.base import Backbone
-from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import read_config, run_cli, walk
-from mmmetaformer.registry import MODELS
-from mmmetaformer.weights import read_checkpoint
-from mmmetaformer.weights.export import TARGETS, export
+from ..backbones.base import Backbone
+from ..engine.errors import UserError
+from ..engine.launch import read_config, walk
+from ..registry import MODELS
+from ..weights import read_checkpoint
+from ..weights.export import TARGETS, export
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run the command line; arguments as of :func:`mmmetaformer.commands.train.main`."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help="file or address")
     parser.add_argument("target", help="file to write, .pth or .safetensors")
@@ -44,7 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--config", help="config with the backbone, where it is none of list_archs()"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     target = Path(args.target)
     if target.suffix not in (".pth", ".safetensors"):
         raise UserError(f"the target must end in .pth or .safetensors, got {args.target!r}")
@@ -98,7 +100,3 @@ def backbone_of(config: str) -> Backbone:
     if not isinstance(backbone, Backbone):
         raise UserError(f"the backbone of config {config!r} is none of mmmetaformer")
     return backbone
-
-
-if __name__ == "__main__":
-    run_cli(main)

@@ -1,20 +1,19 @@
 """Train, evaluate and draw Mask R-CNN and Semantic FPN with PoolFormer-S12 on generated shapes.
 
-Everything goes through the same tools that train on COCO and ADE20K.
+Everything goes through the same commands that train on COCO and ADE20K. Data and results go below
+the current folder, into data/ and work_dirs/.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmmetaformer.datasets.shapes import generate_shapes
-from mmmetaformer.engine.launch import run_cli
-from tool_support.steps import TOOLS, choose_device, train_and_test
-
-ROOT = TOOLS.parent
+from ..datasets.shapes import generate_shapes
+from ..engine.steps import choose_device, train_and_test
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Task:
 TASKS = (
     Task(
         "Mask R-CNN",
-        "mask-rcnn_poolformer-s12_fpn_shapes.py",
+        "mask-rcnn_poolformer-s12_fpn_shapes",
         "coco",
         (
             Metric("bbox mAP", "coco/bbox_mAP", 1, 0.30),
@@ -50,7 +49,7 @@ TASKS = (
     ),
     Task(
         "Semantic FPN",
-        "poolformer-s12_fpn_shapes.py",
+        "poolformer-s12_fpn_shapes",
         "ade",
         (Metric("mIoU", "mIoU", 0.01, 0.60),),
     ),
@@ -70,14 +69,24 @@ FAST_OPTIONS = [
 ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(
+    argv: Sequence[str] | None = None, prog: str | None = None, folder: Path | None = None
+) -> None:
+    """Run the command line.
+
+    Args:
+        argv: Its arguments; None for those of the process.
+        prog: How the console command calls it; None for a script.
+        folder: Where data and results go; None for the current one.
+    """
+    parser = argparse.ArgumentParser(prog, description=__doc__)
     parser.add_argument("--fast", action="store_true", help="only see it work: under three minutes")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    folder = folder or Path.cwd()
     start = time.monotonic()
     name = "shapes-fast" if args.fast else "shapes"
     images = FAST_IMAGES if args.fast else FULL_IMAGES
-    data = ROOT / "data" / name
+    data = folder / "data" / name
     generate_shapes(data, **images)
     print(f"data {data}: {images['num_train']} images to train, {images['num_val']} held out")
     print(f"device: {choose_device()}")
@@ -86,9 +95,8 @@ def main() -> None:
     for task in TASKS:
         options = data_options(task, data / task.data) + (FAST_OPTIONS if args.fast else [])
         begin = time.monotonic()
-        config = ROOT / "configs" / "shapes" / task.config
-        work_dir = ROOT / "work_dirs" / ("quickstart-fast" if args.fast else "quickstart")
-        report, sheet = train_and_test(config, work_dir / task.data, options, drawn=8)
+        work_dir = folder / "work_dirs" / ("quickstart-fast" if args.fast else "quickstart")
+        report, sheet = train_and_test(task.config, work_dir / task.data, options, drawn=8)
         minutes = (time.monotonic() - begin) / 60
         sheets.append(sheet)
         rows += [(task.name, metric, report[metric.key] * metric.factor, minutes)
@@ -113,7 +121,3 @@ def data_options(task: Task, data: Path) -> list[str]:
         annotations = data / "annotations" / "instances_val2017.json"
         options += [f"{split}_evaluator.ann_file={annotations}" for split in ("val", "test")]
     return options
-
-
-if __name__ == "__main__":
-    run_cli(main)

@@ -1,30 +1,33 @@
-"""Evaluate a detector, a segmentor or an image classifier:
-``python tools/test.py CONFIG CHECKPOINT [options]``."""
+"""Evaluate a detector, a segmentor or an image classifier."""
+
+from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import (
+from ..engine.errors import UserError
+from ..engine.launch import (
     add_common_arguments,
     add_compile_argument,
+    add_gpus_argument,
     compile_backbone_of,
     load_config,
     prepare_processes,
-    run_cli,
+    run_in_processes,
     walk,
 )
-from mmmetaformer.engine.preflight import check_config
-from mmmetaformer.engine.runner import build_runner
-from mmmetaformer.weights import is_pretrained
+from ..engine.preflight import check_config
+from ..engine.runner import build_runner
+from ..weights import is_pretrained
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file")
+def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog, description=__doc__)
+    parser.add_argument("config", help="file or name of a config")
     parser.add_argument("checkpoint", help="checkpoint, a file or an http(s) address")
     parser.add_argument(
         "--out",
@@ -35,11 +38,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     add_compile_argument(parser)
     add_common_arguments(parser)
-    return parser.parse_args()
+    if prog is not None:
+        add_gpus_argument(parser)
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run the command line; arguments as of :func:`mmmetaformer.commands.train.main`."""
+    args = parse_args(argv, prog)
+    if argv is not None and run_in_processes(args, "test", argv):
+        return
     cfg = load_config(args, needs=("model", "test_dataloader", "test_cfg", "test_evaluator"))
     cfg.load_from = args.checkpoint
     # The checkpoint holds all weights; no other file has to be there or be downloaded.
@@ -141,7 +149,3 @@ def innermost(dataset: ConfigDict) -> ConfigDict:
     while "dataset" in dataset:
         dataset = dataset["dataset"]
     return dataset
-
-
-if __name__ == "__main__":
-    run_cli(main)

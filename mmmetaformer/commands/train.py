@@ -1,24 +1,27 @@
-"""Train a detector, a segmentor or an image classifier:
-``python tools/train.py CONFIG [options]``."""
+"""Train a detector, a segmentor or an image classifier."""
+
+from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from mmmetaformer.engine.errors import UserError
-from mmmetaformer.engine.launch import (
+from ..engine.errors import UserError
+from ..engine.launch import (
     add_common_arguments,
     add_compile_argument,
+    add_gpus_argument,
     compile_backbone_of,
     load_config,
     prepare_processes,
-    run_cli,
+    run_in_processes,
 )
-from mmmetaformer.engine.preflight import check_config
-from mmmetaformer.engine.runner import build_runner
+from ..engine.preflight import check_config
+from ..engine.runner import build_runner
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file")
+def parse_args(argv: Sequence[str] | None, prog: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog, description=__doc__)
+    parser.add_argument("config", help="file or name of a config")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
     parser.add_argument(
         "--auto-scale-lr",
@@ -35,11 +38,21 @@ def parse_args() -> argparse.Namespace:
     )
     add_compile_argument(parser)
     add_common_arguments(parser)
-    return parser.parse_args()
+    if prog is not None:
+        add_gpus_argument(parser)
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv: Its arguments; None for those of the process.
+        prog: How the console command calls it; None for a script.
+    """
+    args = parse_args(argv, prog)
+    if argv is not None and run_in_processes(args, "train", argv):
+        return
     cfg = load_config(args, needs=("model", "train_dataloader", "train_cfg", "optim_wrapper"))
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
@@ -73,7 +86,3 @@ def require_gpu_for_amp() -> None:
 
     if not torch.cuda.is_available():
         raise UserError("automatic mixed precision (AmpOptimWrapper) needs a GPU; none was found")
-
-
-if __name__ == "__main__":
-    run_cli(main)

@@ -55,7 +55,7 @@ def test_in_step(root):
          "weights.catalogue does not have https://mirror"),
         (FFNET_META, f"      Weights: {FFNET}/ffnet_seg_sys", f"      Weights: {FFNET}/ffnet_sys",
          "weights.catalogue does not have https://"),
-        (FFNET_META, "    Weights: null", "    Weights: a.pth", "has not the Weights of its results"),
+        (FFNET_META, "    Weights: null", "    Weights: a", "has not the Weights of its results"),
         (FFNET_META, "Recipe: ffnet-evaluation-256", "Recipe: ffnet-256",
          "unknown recipe 'ffnet-256'"),
         (CAFORMER_META, "Of: backbone", "Of: neck", "unknown part 'neck'"),
