@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         print(f"left out {len(result.dropped)} of the source: {shown}")
 
 
-def backbone_of(config: str) -> Backbone:
-    """The backbone of a config, without memory.
+def backbone_of(config: str, device: str = "meta") -> Backbone:
+    """The backbone of a config; on the device ``'meta'`` it takes no memory.
 
     Raises:
         UserError: If it has none of this package, or it cannot be built.
@@ -93,7 +93,7 @@ def backbone_of(config: str) -> Backbone:
     if cfg is None:
         raise UserError(f"the model of config {config!r} has no backbone")
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             backbone = MODELS.build(cfg)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the backbone of config {config!r}: {error}") from error

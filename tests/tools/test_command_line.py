@@ -82,7 +82,7 @@ def test_too_few_arguments(script, args):
 
 
 def test_number_of_gpus_is_a_number():
-    result = run("bash", "tools/dist_train.sh", MASK_RCNN, "two")
+    result = run("bash", "tools/dist_train.sh", MASK_RCNN, "two", PYTHON=sys.executable)
     assert result.returncode == 2 and "positive integer, got 'two'" in result.stderr
 
 
