@@ -35,38 +35,54 @@ class _Hosted(Registry):
     """Under the scope of this package, looks up in the host packages what is not its own."""
 
     def get(self, key: str) -> type | None:
-        found = super().get(key)
-        return self._of_host(key) if found is None else found
+        if _scope_name() != SCOPE or not isinstance(key, str) or "." in key:
+            return super().get(key)
+        self.import_from_location()
+        found = None if key in self.module_dict else self._of_host(key)
+        return super().get(key) if found is None else found
 
     def _of_host(self, key: str) -> type | None:
-        scope = DefaultScope.get_current_instance()
-        if scope is None or scope.scope_name != SCOPE or "." in key:
-            return None
         # A whole model is of one host only; names of what is in it may be of several.
         current = _current_host()
         for host in sorted(HOSTS, key=lambda host: host != current):
             try:
                 import_module(f"{host}.registry")
-                found = self.parent.children[host].get(key)
+                registry = self.parent.children[host]
+                registry.import_from_location()
             except (ImportError, KeyError):
                 continue
-            if found is not None:
+            if key in registry.module_dict:
                 if host != current:
                     init_default_scope(host)
-                return found
+                return registry.module_dict[key]
+            if host == current and key in self.parent.module_dict:
+                return None  # mmengine's or mmcv's
         return None
 
 
+def _scope_name() -> str | None:
+    scope = DefaultScope.get_current_instance()
+    return None if scope is None else scope.scope_name
+
+
 def _current_host() -> str | None:
-    """The innermost of mmengine's scopes that is a host's."""
-    names = [scope.scope_name for scope in DefaultScope._instance_dict.values()]
-    return next((name for name in reversed(names) if name in HOSTS), None)
+    """The host whose names are meant where the scope is this package's: that of the last model with
+    one of our backbones if the scope was set for all, as inferencers do, else that around it."""
+    scopes = list(DefaultScope._instance_dict.values())
+    lasting = [scope for scope in scopes if not scope.instance_name.startswith("overwrite-")]
+    if lasting and lasting[-1].scope_name == SCOPE:
+        return MODELS.last_host
+    return next((s.scope_name for s in reversed(scopes) if s.scope_name in HOSTS), None)
 
 
 class _Models(_Hosted):
     """Imports what is ``_ON_DEMAND`` when its name is asked for."""
 
+    last_host: str | None = None
+
     def get(self, key: str) -> type | None:
+        if (scope := _scope_name()) in HOSTS:
+            self.last_host = scope
         name = key.rpartition(".")[2] if isinstance(key, str) else None
         if name in _ON_DEMAND:
             import_module(_ON_DEMAND[name])

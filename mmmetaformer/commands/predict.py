@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     checkpoint = as_runner_checkpoint(read_checkpoint(args.checkpoint))
 
     init_default_scope(scope)
+    MMLogger.get_current_instance().setLevel("ERROR")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         PREDICTORS[scope](cfg, checkpoint, images, out, device)
