@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,20 +55,24 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     new = load_pretrained(backbone, args.checkpoint).conversion.new
     if new:
         warn(f"not in the checkpoint, so as initialised: {', '.join(new)}")
-    backbone = switch_to_deploy(backbone.eval())
+    switch_to_deploy(backbone.eval())
     # Under another name until it is whole and right.
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         write(backbone, args.size, partial)
-        error = compare(backbone, args.size, partial)
-        if not error < TOLERANCE:
-            raise UserError(f"onnxruntime's maps differ by {error:.1e} of their standard deviation")
+        difference = compare(backbone, args.size, partial)
+        if not difference < TOLERANCE:
+            raise UserError(
+                f"onnxruntime's maps differ by {difference:.1e} of their standard deviation"
+            )
         os.replace(partial, target)
     except OSError as error:
         raise UserError(f"cannot write {args.out!r}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    print(f"wrote {target}: maps within {error:.1e} of their standard deviation under onnxruntime")
+    print(
+        f"wrote {target}: maps within {difference:.1e} of their standard deviation under onnxruntime"
+    )
 
 
 def _require_packages() -> None:
@@ -92,6 +97,7 @@ def write(backbone: Backbone, size: tuple[int, int], path: Path) -> None:
            for name in names)  # fmt: skip
     # The exporter by tracing, which needs no more packages and is the only one of old versions.
     known = inspect.signature(torch.onnx.export).parameters
+    options: dict[str, Any] = dict(dynamo=False) if "dynamo" in known else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -102,7 +108,7 @@ def write(backbone: Backbone, size: tuple[int, int], path: Path) -> None:
             output_names=names,
             dynamic_axes={"image": axes, **dict(zip(names, own, strict=True))},
             opset_version=17,
-            **(dict(dynamo=False) if "dynamo" in known else {}),
+            **options,
         )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..datasets.shapes import generate_shapes
 from ..engine.steps import choose_device, train_and_test
@@ -85,7 +86,7 @@ def main(
     folder = folder or Path.cwd()
     start = time.monotonic()
     name = "shapes-fast" if args.fast else "shapes"
-    images = FAST_IMAGES if args.fast else FULL_IMAGES
+    images: dict[str, Any] = FAST_IMAGES if args.fast else FULL_IMAGES
     data = folder / "data" / name
     generate_shapes(data, **images)
     print(f"data {data}: {images['num_train']} images to train, {images['num_val']} held out")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -59,7 +60,7 @@ def run_verb(verb: str, work_dir: Path, options: list[str], *arguments: str) -> 
             errors="replace",
         ) as process,
     ):
-        for line in process.stdout:
+        for line in process.stdout or ():
             file.write(line)
             last.append(line)
             progress = _PROGRESS.search(line)
@@ -113,7 +114,7 @@ def draw_sheet(folder: Path, target: Path, count: int, columns: int = 2, width: 
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
     if not paths:
         raise UserError(f"no pictures were drawn in {folder}")
-    images = [cv2.imread(str(path)) for path in paths[:count]]
+    images: list[Any] = [cv2.imread(str(path)) for path in paths[:count]]
     scaled = [
         cv2.resize(
             image, (width, width * image.shape[0] // image.shape[1]), interpolation=cv2.INTER_CUBIC
