@@ -61,18 +61,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     try:
         write(backbone, args.size, partial)
         difference = compare(backbone, args.size, partial)
+        relation = f"{difference:.1e} of their standard deviation"
         if not difference < TOLERANCE:
-            raise UserError(
-                f"onnxruntime's maps differ by {difference:.1e} of their standard deviation"
-            )
+            raise UserError(f"onnxruntime's maps differ by {relation}")
         os.replace(partial, target)
     except OSError as error:
         raise UserError(f"cannot write {args.out!r}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    print(
-        f"wrote {target}: maps within {difference:.1e} of their standard deviation under onnxruntime"
-    )
+    print(f"wrote {target}: under onnxruntime, maps within {relation}")
 
 
 def _require_packages() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 from mmengine.config import Config
+from mmengine.infer import BaseInferencer
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
@@ -102,7 +103,9 @@ def _segment(cfg: Config, checkpoint: dict, images: list[str], out: Path, device
     inferencer = _build(MMSegInferencer, cfg, checkpoint, device)
     inferencer.show_progress = False
     for image in images:  # each label map is in memory
-        labels = inferencer(image, img_out_dir=str(out / "vis"))["predictions"]
+        # Its own call would write label maps under numbers, too.
+        vis = str(out / "vis")
+        labels = BaseInferencer.__call__(inferencer, image, img_out_dir=vis)["predictions"]
         target = out / "pred" / f"{Path(image).stem}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(target), labels.astype("uint8"))

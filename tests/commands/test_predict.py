@@ -73,7 +73,7 @@ def test_classifier_from_a_published_file(images, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "error"),
-    [("neck.lateral_convs.0.conv.weight", UserError), ("backbone.norm0.weight", UserError),
+    [("neck.lateral_convs.0.conv.weight", UserError), ("backbone.norm0.weight", WeightsError),
      ("backbone.stages.0.0.mlp.fc1.weight", WeightsError)],
 )  # fmt: skip
 def test_a_checkpoint_in_part_is_refused(name, error, images, tmp_path):
