@@ -7,7 +7,7 @@ through :mod:`mmmetaformer.registry`, which mmengine imports by itself.
 
 from importlib import import_module
 
-from . import _moved  # noqa: F401  (old import paths)
+from . import _moved, _scopes  # noqa: F401  (old import paths, scopes of configs)
 from .version import __version__
 
 _PUBLIC = {
@@ -32,6 +32,7 @@ _PUBLIC = {
     "data_preprocessor_for": "weights",
     "export_state_dict": "weights",
     "find_checkpoint": "weights",
+    "get_config": "configs",
     "list_archs": "backbones",
     "list_checkpoints": "weights",
     "switch_to_deploy": "layers",

@@ -4,6 +4,11 @@
 meets a name with an unknown scope, and ``locations`` are imported at the first look-up, so
 ``type='mmmetaformer.PoolFormer'`` builds from any mmdet or mmseg config without
 ``custom_imports``.
+
+The other way round, our configs name classes of mmdet, mmseg and mmpretrain without a prefix. Where
+mmengine takes mmmetaformer for the scope of such a name, as in ``DetInferencer(...,
+scope='mmmetaformer')`` and in what a config takes over from ``_base_ = 'mmmetaformer::...'``, the
+registries of this module look it up there.
 """
 
 import os
@@ -13,12 +18,14 @@ from importlib.util import find_spec
 from inspect import Parameter, getmro, signature
 from typing import Any
 
+from mmengine import registry as roots
 from mmengine.config.lazy import LazyAttr, LazyObject
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry, init_default_scope
 
 from .stacks import how_to_get
+
+SCOPE = "mmmetaformer"
+HOSTS = ("mmdet", "mmseg", "mmpretrain")
 
 # Parts that need mmseg or mmpretrain, which take seconds to import and a detector does without.
 _ON_DEMAND = {
@@ -27,10 +34,58 @@ _ON_DEMAND = {
 }
 
 
-class _Models(Registry):
-    """Imports what is ``_ON_DEMAND`` when its name is asked for."""
+class _Hosted(Registry):
+    """Under the scope of this package, looks up in the host packages what is not its own."""
 
     def get(self, key: str) -> type | None:
+        if _scope_name() != SCOPE or not isinstance(key, str) or "." in key:
+            return super().get(key)
+        self.import_from_location()
+        found = None if key in self.module_dict else self._of_host(key)
+        return super().get(key) if found is None else found
+
+    def _of_host(self, key: str) -> type | None:
+        # A whole model is of one host only; names of what is in it may be of several.
+        current = _current_host()
+        for host in sorted(HOSTS, key=lambda host: host != current):
+            try:
+                import_module(f"{host}.registry")
+                registry = self.parent.children[host]
+                registry.import_from_location()
+            except (ImportError, KeyError):
+                continue
+            if key in registry.module_dict:
+                if host != current:
+                    init_default_scope(host)
+                return registry.module_dict[key]
+            if host == current and key in self.parent.module_dict:
+                return None  # mmengine's or mmcv's
+        return None
+
+
+def _scope_name() -> str | None:
+    scope = DefaultScope.get_current_instance()
+    return None if scope is None else scope.scope_name
+
+
+def _current_host() -> str | None:
+    """The host whose names are meant where the scope is this package's: that of the last model with
+    one of our backbones if the scope was set for all, as inferencers do, else that around it."""
+    scopes = list(DefaultScope._instance_dict.values())
+    lasting = [scope for scope in scopes if not scope.instance_name.startswith("overwrite-")]
+    if lasting and lasting[-1].scope_name == SCOPE:
+        return MODELS.last_host
+    return next((s.scope_name for s in reversed(scopes) if s.scope_name in HOSTS), None)
+
+
+class _Models(_Hosted):
+    """Imports what is ``_ON_DEMAND`` when its name is asked for."""
+
+    last_host: str | None = None
+
+    def get(self, key: str) -> type | None:
+        if (scope := _scope_name()) in HOSTS:
+            self.last_host = scope
         name = key.rpartition(".")[2] if isinstance(key, str) else None
         if name in _ON_DEMAND:
             import_module(_ON_DEMAND[name])
@@ -39,23 +94,26 @@ class _Models(Registry):
 
 MODELS = _Models(
     "model",
-    parent=ROOT_MODELS,
-    scope="mmmetaformer",
+    parent=roots.MODELS,
+    scope=SCOPE,
     locations=["mmmetaformer.layers", "mmmetaformer.backbones"],
 )
 
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+OPTIM_WRAPPER_CONSTRUCTORS = _Hosted(
     "optimizer wrapper constructor",
-    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope="mmmetaformer",
+    parent=roots.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=SCOPE,
     locations=["mmmetaformer.engine.layer_decay"],
 )
 
+# Those of which this package has nothing itself.
+for _root in [root for root in vars(roots).values() if isinstance(root, Registry)]:
+    if SCOPE not in _root.children:
+        _Hosted(_root.name, parent=_root, scope=SCOPE, locations=[__name__])
+
 # Parts of a block.
-TOKEN_MIXERS = Registry("token mixer", scope="mmmetaformer", locations=["mmmetaformer.mixers"])
-CHANNEL_MIXERS = Registry(
-    "channel mixer", scope="mmmetaformer", locations=["mmmetaformer.channel_mixers"]
-)
+TOKEN_MIXERS = Registry("token mixer", scope=SCOPE, locations=["mmmetaformer.mixers"])
+CHANNEL_MIXERS = Registry("channel mixer", scope=SCOPE, locations=["mmmetaformer.channel_mixers"])
 
 
 def build_part(registry: Registry, cfg: Mapping[str, Any], **defaults: Any) -> Any:
@@ -108,10 +166,10 @@ def find_part(registry: Registry, name: Any) -> type:
 
 def find_in_openmmlab(name: str) -> type | None:
     """The class that is registered in mmengine or mmcv under a name, None where there is none."""
-    cls = ROOT_MODELS.get(name)
+    cls = roots.MODELS.get(name)
     if cls is None and find_spec("mmcv") is not None:
         import_module("mmcv.cnn")  # which registers its layers
-        cls = ROOT_MODELS.get(name)
+        cls = roots.MODELS.get(name)
     return cls
 
 

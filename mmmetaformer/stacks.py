@@ -127,6 +127,8 @@ def explain_missing(error: ModuleNotFoundError, what: str) -> str | None:
     """
     name = error.name or ""
     module = name.partition(".")[0]
+    if module == name and module in ("torch", "torchvision"):
+        return f"{what} cannot be used: {module} is not installed; get it with pip install {module}"
     if module not in STACKS["openmmlab"].distributions:
         return None
     if name.startswith("mmcv._ext"):

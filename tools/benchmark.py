@@ -53,6 +53,7 @@ from benchmarking.networks import (
 )
 from benchmarking.report import Growth, describe_machine, draw_growths, growths, rows
 from benchmarking.timing import wall_clock
+from mmmetaformer.configs import is_config
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import (
     OldOption,
@@ -128,7 +129,7 @@ def main() -> None:
     configs = {
         name: read_config(name, needs=("model", "optim_wrapper"))
         for name in args.networks
-        if _is_config(name)
+        if is_config(name)
     }
     chosen = {name: _implementations(name, args, device) for name in dict.fromkeys(args.networks)}
     make_folder(out)
@@ -175,10 +176,6 @@ def _check_sizes(args: argparse.Namespace) -> None:
         raise UserError("--max-exponent needs --sizes of different numbers of pixels")
 
 
-def _is_config(network: str) -> bool:
-    return network.endswith(".py")
-
-
 def _implementations(
     network: str, args: argparse.Namespace, device: torch.device
 ) -> list[Implementation]:
@@ -187,7 +184,7 @@ def _implementations(
     Raises:
         UserError: If there is no such network, or one of the implementations does not have it.
     """
-    if not _is_config(network):
+    if not is_config(network):
         check_arch(network)
     texts = args.implementations or _usual(network)
     implementations = read_implementations(texts, args.dtype)
@@ -198,14 +195,14 @@ def _implementations(
             raise UserError(f"{implementation.label} needs a GPU: leave it out on {device}")
         if implementation.name == "triton":
             import triton_kernels  # noqa: F401  (makes fused='triton' known)
-        require = require_ours if _is_config(network) else require_network
+        require = require_ours if is_config(network) else require_network
         require(implementation.name, network)
     return implementations
 
 
 def _usual(network: str) -> list[str]:
     """The names of implementations that have the network; prints which do not."""
-    if _is_config(network):
+    if is_config(network):
         return ["plain", "fused"]
     names = (*LIBRARIES, "plain", "fused")
     there = [name for name in names if has_network(name, network)]

@@ -3,9 +3,9 @@
     python tools/overfit.py --coco data/coco
     python tools/overfit.py --ade data/ade/ADEChallengeData2016
 
-Trains PoolFormer-S12 from scratch on a handful of images and evaluates it on the same ones, through
-tools/train.py and tools/test.py. On two CPU cores each takes some minutes. The figures say nothing
-about accuracy; low ones say that annotations and images do not belong together.
+Trains PoolFormer-S12 from scratch on a handful of images and evaluates it on the same ones, by
+the same commands as whole trainings. On two CPU cores each takes some minutes. The figures say
+nothing about accuracy; low ones say that annotations and images do not belong together.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from pathlib import Path
 
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import run_cli
-from tool_support.steps import TOOLS, choose_device, train_and_test
+from mmmetaformer.engine.steps import choose_device, train_and_test
 
-CONFIGS = TOOLS.parent / "configs" / "overfit"
-WORK_DIR = TOOLS.parent / "work_dirs" / "overfit"
+WORK_DIR = Path(__file__).resolve().parents[1] / "work_dirs" / "overfit"
 SPLITS = ("train", "val", "test")
 
 
@@ -58,9 +57,7 @@ def overfit_coco(folder: Path, count: int) -> None:
     for split in SPLITS:
         options.append(f"{split}_dataloader.dataset.ann_file={annotations}")
         options.append(f"{split}_dataloader.dataset.data_prefix.img={images}/")
-    show(
-        "mask-rcnn_poolformer-s12_fpn_coco.py", "coco", options, ("coco/bbox_mAP", "coco/segm_mAP")
-    )
+    show("mask-rcnn_poolformer-s12_fpn_coco", "coco", options, ("coco/bbox_mAP", "coco/segm_mAP"))
 
 
 def choose_images(content: dict, count: int) -> dict:
@@ -87,12 +84,12 @@ def choose_images(content: dict, count: int) -> dict:
 
 def overfit_ade(folder: Path) -> None:
     options = [f"{split}_dataloader.dataset.data_root={folder}/" for split in SPLITS]
-    show("poolformer-s12_fpn_ade20k.py", "ade", options, ("mIoU",))
+    show("poolformer-s12_fpn_ade20k", "ade", options, ("mIoU",))
 
 
 def show(config: str, name: str, options: list[str], keys: tuple[str, ...]) -> None:
     start = time.monotonic()
-    report, sheet = train_and_test(CONFIGS / config, WORK_DIR / name, options, drawn=4)
+    report, sheet = train_and_test(config, WORK_DIR / name, options, drawn=4)
     figures = ", ".join(f"{key.split('/')[-1]} {report[key]}" for key in keys)
     print(f"{config}: {figures} on the training images, {(time.monotonic() - start) / 60:.1f} min")
     print(f"  {sheet}")

@@ -1,6 +1,7 @@
 # FFNet_seg and its head, 160k iterations of 8 GPUs x 2 images: the recipe of FFNet's release, arXiv
 # 2406.02021, without data.
-_base_ = [
+# Importing mmmetaformer lets mmengine find mmseg's configs beside onedl-mmsegmentation, too.
+_base_ = __import__('mmmetaformer') and [
     'mmseg::_base_/schedules/schedule_160k.py',
     'mmseg::_base_/default_runtime.py',
 ]

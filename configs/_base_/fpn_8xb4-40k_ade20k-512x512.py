@@ -1,5 +1,6 @@
 # Semantic FPN, 40k iterations on ADE20K: the recipe of PoolFormer's release (8 GPUs x 4 images).
-_base_ = [
+# Importing mmmetaformer lets mmengine find mmseg's configs beside onedl-mmsegmentation, too.
+_base_ = __import__('mmmetaformer') and [
     'mmseg::_base_/models/fpn_r50.py',
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/schedules/schedule_40k.py',

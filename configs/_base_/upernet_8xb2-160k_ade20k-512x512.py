@@ -1,6 +1,7 @@
 # UPerNet, 160k iterations on ADE20K: the recipe reported for ConvFormer and CAFormer, whose authors
 # released no code for it. It does not name the number of images; 16 (8 GPUs x 2) is mmseg's usual.
-_base_ = [
+# Importing mmmetaformer lets mmengine find mmseg's configs beside onedl-mmsegmentation, too.
+_base_ = __import__('mmmetaformer') and [
     'mmseg::_base_/models/upernet_r50.py',
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/schedules/schedule_160k.py',

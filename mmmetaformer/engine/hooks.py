@@ -103,25 +103,39 @@ class CompleteCheckpointHook(Hook):
                 resume from.
             WeightsError: If a part does not fit, or a parameter has unusable values.
         """
-        model = _bare_model(runner)
-        weights = rename_parts(model, checkpoint["state_dict"])
-        expected = model.state_dict()
-        wrong = []
-        for name, value in expected.items():
-            if name in weights and (reason := why_unusable(weights[name], value)):
-                raise WeightsError(f"the checkpoint does not fit the config: {name} {reason}")
-            if name not in weights or weights[name].shape != value.shape:
-                wrong.append(name)
-        if wrong and self.use != "load_from":
-            shown = ", ".join(wrong[:5]) + " ..." * (len(wrong) > 5)
-            raise UserError(
-                f"the checkpoint does not fit the config: {len(wrong)} of {len(expected)} tensors "
-                f"are missing or differ in shape ({shown})"
-            )
+        check_fit(_bare_model(runner), checkpoint["state_dict"], whole=self.use != "load_from")
         if self.use == "resume":
             _check_resumable(checkpoint)
         if self.use == "test":
             _warn_of_other_classes(runner, checkpoint)
+
+
+def check_fit(model: nn.Module, state_dict: Mapping[str, Any], whole: bool = True) -> None:
+    """Compare names, shapes and values of a checkpoint with a model.
+
+    Args:
+        model: A detector, segmentor or image classifier.
+        state_dict: The weights, with a backbone under any of its published names.
+        whole: Whether all of the model has to be there.
+
+    Raises:
+        UserError: If a parameter is missing or has another shape.
+        WeightsError: If a part does not fit, or a parameter has unusable values.
+    """
+    weights = rename_parts(model, state_dict)
+    expected = model.state_dict()
+    wrong = []
+    for name, value in expected.items():
+        if name in weights and (reason := why_unusable(weights[name], value)):
+            raise WeightsError(f"the checkpoint does not fit the config: {name} {reason}")
+        if name not in weights or weights[name].shape != value.shape:
+            wrong.append(name)
+    if wrong and whole:
+        shown = ", ".join(wrong[:5]) + " ..." * (len(wrong) > 5)
+        raise UserError(
+            f"the checkpoint does not fit the config: {len(wrong)} of {len(expected)} tensors "
+            f"are missing or differ in shape ({shown})"
+        )
 
 
 class PlainCheckpointHook(Hook):

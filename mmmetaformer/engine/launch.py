@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from ..backbones.arch import list_archs
+from ..configs import find_config
 from ..weights import WeightsError
 from .errors import UserError
 
@@ -117,6 +118,53 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
+def add_gpus_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--gpus``, for :func:`run_in_processes`.
+
+    Verbs of the console command have it. Scripts do not: mim hands other options to one that has.
+    """
+    parser.add_argument(
+        "--gpus",
+        type=positive,
+        metavar="N",
+        help="train or test in N processes, each with a GPU; without a GPU they share the CPU. "
+        "Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT",
+    )
+
+
+def run_in_processes(args: argparse.Namespace, verb: str, argv: Sequence[str]) -> bool:
+    """Run a verb of the console command in several processes, if ``--gpus`` asks for them.
+
+    On one machine a free port is taken unless ``PORT`` is set. Several machines are told of each
+    other by ``NNODES``, ``NODE_RANK``, ``MASTER_ADDR`` and ``PORT``.
+
+    Args:
+        args: The parsed command line.
+        verb: The verb.
+        argv: Its arguments.
+
+    Returns:
+        Whether it has run; the processes themselves have a launcher.
+    """
+    processes = getattr(args, "gpus", None)
+    if processes is None or args.launcher != "none":
+        return False
+    setting = os.environ.get
+    where = ["--standalone"]
+    if setting("NNODES", "1") != "1" or setting("PORT"):
+        where = [
+            f"--nnodes={setting('NNODES', '1')}",
+            f"--node_rank={setting('NODE_RANK', '0')}",
+            f"--master_addr={setting('MASTER_ADDR', '127.0.0.1')}",
+            f"--master_port={setting('PORT') or '29500'}",
+        ]
+    command = ["-m", "mmmetaformer", verb, *argv, "--launcher", "pytorch"]
+    from . import torchrun  # not in every build of torch
+
+    torchrun.main([*where, f"--nproc_per_node={processes}", *command])
+    return True
+
+
 def image_size(text: str) -> tuple[int, int]:
     """A command-line argument HEIGHTxWIDTH, such as ``800x1344``."""
     height, _, width = text.partition("x")
@@ -140,7 +188,7 @@ def check_arch(name: str) -> None:
         raise UserError(
             f"unknown network {name!r}: expected one of mmmetaformer.list_archs()"
             + (f", such as {', '.join(near)}," if near else "")
-            + " or the path of a config, which ends in .py"
+            + " or a config, by its path or its name"
         )
 
 
@@ -206,24 +254,25 @@ def load_config(args: argparse.Namespace, needs: tuple[str, ...]) -> Config:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+        cfg.work_dir = str(Path("work_dirs") / Path(cfg.filename).stem)
     return cfg
 
 
 def read_config(config: str, needs: tuple[str, ...], options: dict | None = None) -> Config:
-    """A config file.
+    """A config.
 
     Args:
-        config: The file.
+        config: Its file or name; see :func:`~mmmetaformer.get_config`.
         needs: Settings without which the tool can do nothing.
         options: Settings that replace those of the file.
 
     Raises:
         UserError: If the file does not exist, cannot be read or lacks a setting.
     """
-    path = Path(config)
-    if not path.is_file():
-        raise UserError(f"config {config!r} does not exist{_nearest(path)}")
+    try:
+        path = find_config(config)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     try:
         cfg = Config.fromfile(path)
         if options:
@@ -234,13 +283,6 @@ def read_config(config: str, needs: tuple[str, ...], options: dict | None = None
     if absent:
         raise UserError(f"config {config!r} has no {', '.join(absent)}: not a whole config")
     return cfg
-
-
-def _nearest(path: Path) -> str:
-    root = Path(__file__).parents[2] / "configs"
-    known = {config.name: config for config in root.rglob("*.py")}
-    near = difflib.get_close_matches(path.name, known, n=1)
-    return f": did you mean {os.path.relpath(known[near[0]])}?" if near else ""
 
 
 def prepare_processes(cfg: Config) -> None:

@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.backbones.factory import build_backbone
+from mmmetaformer.configs import is_config
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import check_arch, read_config, walk
 from mmmetaformer.layers import switch_to_deploy
@@ -31,7 +32,7 @@ class ModelSpec:
 
     Attributes:
         label: What to call it.
-        network: Name of an arch or path of a config.
+        network: Name of an arch, or path or name of a config.
         checkpoint: Path or address of its weights.
     """
 
@@ -52,7 +53,7 @@ def model_spec(text: str) -> ModelSpec:
         raise argparse.ArgumentTypeError(f"expected [LABEL=]NETWORK[@CHECKPOINT], got {text!r}")
     label, network, checkpoint = match.group("label", "network", "checkpoint")
     if label is None:
-        label = Path(network).stem if network.endswith(".py") else network
+        label = Path(network).stem if is_config(network) else network
         label += f"@{Path(checkpoint).stem}" if checkpoint else ""
     return ModelSpec(label, network, checkpoint)
 
@@ -129,7 +130,7 @@ def load_model(
         WeightsError: If the weights cannot be read or do not fit.
     """
     torch.manual_seed(seed)
-    if spec.network.endswith(".py"):
+    if is_config(spec.network):
         backbone, configured, pretrained = _from_config(spec.network)
     else:
         check_arch(spec.network)

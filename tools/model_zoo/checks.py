@@ -179,6 +179,8 @@ def _model_problems(
         yield " is in another collection than its file"
     if not {"Parameters", "FLOPs", "Training Data"} <= set(model.get("Metadata") or ()):
         yield " is not counted: run tools/zoo.py --write"
+    if model.get("Weights", "") != metafiles.weights_of(model):
+        yield " has not the Weights of its results: run tools/zoo.py --write"
     for recipe in sorted(recipes_of(model) - set(recipes)):
         yield f" names an unknown recipe {recipe!r}"
     results = model.get("Results", ())

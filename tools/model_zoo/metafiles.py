@@ -7,6 +7,8 @@ They are in OpenMMLab's model-index format, with these additions:
   says in words what sets it apart from other results of the config, ``Test Options`` are the
   arguments of ``tools/test.py`` that this takes beside config and checkpoint, and ``Note`` is what
   a reader of the figure has to know.
+- ``Weights`` of an entry are what ``DetInferencer`` loads: those of its first result that has any,
+  else null. Files of classifiers are in layouts that mmengine does not read.
 - ``Published Counts`` are figures of size as somebody printed them, with the conditions under which
   they are to be compared: ``Form: fused`` of a network whose branches are merged, ``Of: backbone``
   or ``random matrices``, the ``Image`` and the ``Counter`` of FLOPs. MACs are multiply-accumulate
@@ -225,4 +227,17 @@ def sorted_content(metafile: Metafile, entries: dict[str, dict[str, Any]]) -> di
             **{key: value for key, value in model.items() if key not in known},
         }
     ordered = sorted(models.values(), key=lambda model: order(model["Config"]))
-    return {**metafile.content, "Models": ordered}
+    return {**metafile.content, "Models": [_with_weights(model) for model in ordered]}
+
+
+def weights_of(model: dict[str, Any]) -> str | None:
+    """What ``Weights`` of an entry have to be."""
+    results = [row for row in model.get("Results", ()) if row.get("Task") != "Image Classification"]
+    return next(filter(None, (row.get("Published", {}).get("Weights") for row in results)), None)
+
+
+def _with_weights(model: dict[str, Any]) -> dict[str, Any]:
+    """An entry with its ``Weights``, behind its metadata."""
+    first = {key: model[key] for key in ("Name", "In Collection", "Config", "Metadata")}
+    first["Weights"] = weights_of(model)
+    return {**first, **{key: value for key, value in model.items() if key not in first}}

@@ -1,5 +1,5 @@
-"""Running the tools as steps of something larger: progress, logs, metrics and contact sheets.
-Used by ``quickstart.py`` and ``overfit.py``."""
+"""Training and testing as steps of something larger: progress, logs, metrics and contact sheets.
+Used by the quickstart and ``tools/overfit.py``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from mmcv.ops import get_compiling_cuda_version
 
-from mmmetaformer.engine.errors import UserError
+from ..configs import find_config
+from .errors import UserError
 
-TOOLS = Path(__file__).resolve().parents[1]
 _PROGRESS = re.compile(r"Iter\(train\) (\[.*?\]).*?eta: (\S+).*?loss: (\S+)")
 
 
@@ -29,26 +30,26 @@ def choose_device() -> str:
         return "CPU"
     if get_compiling_cuda_version() == "not available":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        return "CPU (mmcv has no CUDA operators: see python -m mmmetaformer.check_env)"
+        return "CPU (mmcv has no CUDA operators: see `mmmetaformer check`)"
     return torch.cuda.get_device_name()
 
 
-def run_tool(script: str, work_dir: Path, options: list[str], *arguments: str) -> None:
-    """Run one of the tools; show its progress, keep its whole output, stop if it fails.
+def run_verb(verb: str, work_dir: Path, options: list[str], *arguments: str) -> None:
+    """Run a verb of the console command; show its progress, keep its output, stop if it fails.
 
     Args:
-        script: ``'train.py'`` or ``'test.py'``.
+        verb: ``'train'`` or ``'test'``.
         work_dir: Where it works; ``output.log`` in it holds everything that it says.
         options: ``KEY=VALUE`` pairs for ``--cfg-options``.
         *arguments: The other arguments, config first.
 
     Raises:
-        UserError: If the tool fails; shows the end of its output.
+        UserError: If it fails; shows the end of its output.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     log = work_dir / "output.log"
     last: deque[str] = deque(maxlen=15)
-    command = [sys.executable, str(TOOLS / script), *arguments, "--work-dir", str(work_dir)]
+    command = [sys.executable, "-m", "mmmetaformer", verb, *arguments, "--work-dir", str(work_dir)]
     with (
         open(log, "w") as file,
         subprocess.Popen(
@@ -59,7 +60,7 @@ def run_tool(script: str, work_dir: Path, options: list[str], *arguments: str) -
             errors="replace",
         ) as process,
     ):
-        for line in process.stdout:
+        for line in process.stdout or ():
             file.write(line)
             last.append(line)
             progress = _PROGRESS.search(line)
@@ -67,16 +68,16 @@ def run_tool(script: str, work_dir: Path, options: list[str], *arguments: str) -
                 done, eta, loss = progress.groups()
                 print(f"  {done} loss {loss}, {eta} to go", flush=True)
     if process.returncode:
-        raise UserError(f"{script} failed; its log is {log} and ends:\n{''.join(last)}")
+        raise UserError(f"{verb} failed; its log is {log} and ends:\n{''.join(last)}")
 
 
 def train_and_test(
-    config: Path, work_dir: Path, options: list[str], drawn: int
+    config: str, work_dir: Path, options: list[str], drawn: int
 ) -> tuple[dict[str, float], Path]:
     """Train, evaluate the last checkpoint and draw some predictions beside the truth.
 
     Args:
-        config: Config whose ``test_dataloader`` is what is evaluated.
+        config: File or name of a config whose ``test_dataloader`` is what is evaluated.
         work_dir: Gets ``train/``, ``test/`` and ``draw/``.
         options: ``KEY=VALUE`` pairs for ``--cfg-options``.
         drawn: Number of images to draw.
@@ -84,19 +85,17 @@ def train_and_test(
     Returns:
         The metrics, and the sheet with the drawn images.
     """
-    print(f"training {config.stem}", flush=True)
-    run_tool("train.py", work_dir / "train", options, str(config))
+    print(f"training {find_config(config).stem}", flush=True)
+    run_verb("train", work_dir / "train", options, config)
     checkpoint = (work_dir / "train" / "last_checkpoint").read_text().strip()
 
     print(f"evaluating {checkpoint}", flush=True)
-    run_tool("test.py", work_dir / "test", options, str(config), checkpoint)
+    run_verb("test", work_dir / "test", options, config, checkpoint)
     newest = max((work_dir / "test").glob("*/*.json"), key=lambda path: path.stat().st_mtime)
     # Everything is evaluated above; drawing every image would take longer than that.
     few = [*options, f"test_dataloader.dataset.indices={drawn}"]
     pictures = work_dir / "draw" / "pictures"
-    run_tool(
-        "test.py", work_dir / "draw", few, str(config), checkpoint, "--show-dir", str(pictures)
-    )
+    run_verb("test", work_dir / "draw", few, config, checkpoint, "--show-dir", str(pictures))
     sheet = work_dir / "predictions.png"
     draw_sheet(pictures, sheet, drawn)
     return json.loads(newest.read_text()), sheet
@@ -106,7 +105,7 @@ def draw_sheet(folder: Path, target: Path, count: int, columns: int = 2, width: 
     """Put drawn images, each the truth on the left and the prediction on the right, on one sheet.
 
     Args:
-        folder: Where ``tools/test.py --show-dir`` has drawn.
+        folder: Where ``mmmetaformer test --show-dir`` has drawn.
         target: The sheet, a PNG.
         count: Number of images at most.
         columns: Images in a row.
@@ -115,7 +114,7 @@ def draw_sheet(folder: Path, target: Path, count: int, columns: int = 2, width: 
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
     if not paths:
         raise UserError(f"no pictures were drawn in {folder}")
-    images = [cv2.imread(str(path)) for path in paths[:count]]
+    images: list[Any] = [cv2.imread(str(path)) for path in paths[:count]]
     scaled = [
         cv2.resize(
             image, (width, width * image.shape[0] // image.shape[1]), interpolation=cv2.INTER_CUBIC
