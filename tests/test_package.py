@@ -26,7 +26,7 @@ def test_import_is_light(tmp_path):
 
 
 def test_import_costs_nothing_over_mmengine(tmp_path):
-    """Where an OpenMMLab project has started anyway: four small modules, and of others only Python's own."""
+    """Where an OpenMMLab project has started anyway: four small modules, and Python's own."""
     code = (
         "import sys, mmengine.registry; before = set(sys.modules); import mmmetaformer; "
         "new = set(sys.modules) - before; "
