@@ -33,7 +33,7 @@ _PUBLIC = {
     "export_state_dict": "weights",
     "find_checkpoint": "weights",
     "get_config": "configs",
-    "list_archs": "backbones",
+    "list_archs": "variants",
     "list_checkpoints": "weights",
     "switch_to_deploy": "layers",
 }

@@ -17,6 +17,7 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 MOVED = {
     "mmmetaformer.backbones.block": "mmmetaformer.backbones.metaformer",
     "mmmetaformer.backbones.hierarchical": "mmmetaformer.backbones.metaformer",
+    "mmmetaformer.backbones.variants": "mmmetaformer.variants",
     "mmmetaformer.zoo": "model_zoo",
     "mmmetaformer.benchmark": "benchmarking",
     "mmmetaformer.instruments": "instruments",

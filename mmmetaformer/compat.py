@@ -3,7 +3,13 @@ nothing public replaces. All of them are here."""
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import pickle
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -56,3 +62,62 @@ def interprets_operators() -> bool:
     if any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()):
         return True
     return getattr(_forward_ad, "_current_level", 0) >= 0 or _has_transforms()
+
+
+_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def add_safe_globals(allowed: Mapping[str, Any]) -> None:
+    """Let ``torch.load(weights_only=True)`` take objects under the names of a checkpoint.
+
+    Before torch 2.6, which does not take names, this does nothing.
+    """
+    if _TORCH >= (2, 6):
+        torch.serialization.add_safe_globals([(value, name) for name, value in allowed.items()])
+
+
+def load_plain(path: Path, allowed: Mapping[str, Any]) -> Any:
+    """``torch.load(weights_only=True)`` to the CPU, with further objects allowed by name.
+
+    Raises:
+        UnpicklingError: If the file names an object that is not allowed.
+    """
+    if _TORCH >= (2, 6):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    own = _private("torch._weights_only_unpickler", "_get_allowed_globals")()
+
+    class Unpickler(_PlainUnpickler):
+        known = {"_codecs.encode": codecs.encode, **own, **allowed}
+
+    module: Any = ModuleType("plain_pickle")
+    module.Unpickler = Unpickler
+    # torch's legacy format is read by this.
+    module.load = lambda file, **options: Unpickler(file, **options).load()
+    return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
+
+
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _PlainUnpickler(_PythonUnpickler):
+    """Finds only what is known by name, and changes no classes or functions."""
+
+    known: Mapping[str, Any] = {}
+    dispatch = dict(_PythonUnpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Names of Python 2, which pickle's older protocols use.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        full = f"{module}.{name}"
+        if full not in self.known:
+            raise pickle.UnpicklingError(
+                f"WeightsUnpickler error: Unsupported global: GLOBAL {full} is not allowed"
+            )
+        return self.known[full]
+
+    def load_build(self) -> None:
+        if callable(self.stack[-2]):
+            raise pickle.UnpicklingError("WeightsUnpickler error: a class or function is changed")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build

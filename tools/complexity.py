@@ -11,10 +11,10 @@ import torch
 from mmmetaformer import list_archs
 from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.factory import build_backbone
-from mmmetaformer.backbones.variants import FAMILIES
 from mmmetaformer.engine.complexity import count_macs, count_parameters
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import image_size, run_cli
+from mmmetaformer.variants import FAMILIES
 
 
 def main() -> None:

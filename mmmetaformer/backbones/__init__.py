@@ -1,8 +1,8 @@
 """Backbones: ``metaformer.py`` the block, its stages and the network of four stages,
-``isotropic.py`` the network of one stride, ``variants.py`` the table, ``arch.py`` from the table
-to checked settings, ``families.py`` thin public classes."""
+``isotropic.py`` the network of one stride, ``arch.py`` from the table of variants to checked
+settings, ``families.py`` thin public classes."""
 
-from .arch import list_archs
+from ..variants import list_archs
 from .base import Backbone
 from .factory import create_backbone
 from .families import (

@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, TypeVar
 
 from ..registry import TOKEN_MIXERS, as_cfg, as_required_cfg, part_takes
-from .variants import FAMILIES, VARIANTS
+from ..variants import FAMILIES, VARIANTS
 
 NUM_STAGES = 4
 
@@ -224,19 +223,6 @@ class IsotropicSettings(BlockSettings):
         """Blocks of each quarter: the outputs are behind blocks n/4, n/2, 3n/4 and n."""
         ends = [self.depth * i // NUM_STAGES for i in range(NUM_STAGES + 1)]
         return [end - start for start, end in zip(ends, ends[1:], strict=False)]
-
-
-def list_archs(pattern: str = "*") -> list[str]:
-    """Names of the known networks, in the order of the table.
-
-    Args:
-        pattern: Shell-style pattern, for instance ``'poolformer_s*'``.
-
-    Example:
-        >>> list_archs('poolformer_m*')
-        ['poolformer_m36', 'poolformer_m48']
-    """
-    return [name for name in VARIANTS if fnmatchcase(name, pattern)]
 
 
 def find_variant(arch: str, family: str | None = None) -> dict:

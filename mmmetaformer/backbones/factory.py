@@ -3,9 +3,9 @@
 from typing import Any
 
 from ..registry import MODELS, find_part
+from ..variants import FAMILIES
 from .arch import find_variant
 from .base import Backbone
-from .variants import FAMILIES
 
 
 def create_backbone(name: str, **kwargs: Any) -> Backbone:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
-from ..backbones.arch import list_archs
 from ..configs import find_config
+from ..variants import list_archs
 from ..weights import WeightsError
 from .errors import UserError
 

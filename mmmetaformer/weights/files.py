@@ -14,9 +14,10 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import torch
-from mmengine.dist import barrier
 
+from ..compat import load_plain
 from .catalogue import by_url, is_catalogued, sha256_prefix
+from .mmengine_files import mmengine_globals
 
 _TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -97,7 +98,8 @@ def _read_address(url: str) -> Any:
         if not path.is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
             return _download(url, path)
     finally:
-        barrier()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
     if not path.is_file():
         raise WeightsError(f"{path} was not downloaded by the first process of this machine")
     again = "delete it, and it is downloaded again"
@@ -165,7 +167,9 @@ def _read(path: Path) -> Any:
     # torch's own switch, which whatever else loads the file obeys, too.
     trusted = os.environ.get(_TRUST, "0").lower() in ("1", "y", "yes", "true")
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trusted)
+        if trusted:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        return load_plain(path, mmengine_globals())
     except Exception as error:  # of a damaged file, nearly any
         refused = re.search(r"(?:Unsupported (?:global|class)|GLOBAL) [^.]*\S+", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.logging import print_log
-from mmengine.model.weight_init import PretrainedInit
-
 from .convert import Conversion, convert
 from .files import WeightsError, read_checkpoint
 
@@ -38,13 +35,18 @@ class LoadReport:
             lines.append(f"  not used, {reason}: {len(names)} ({shown})")
         return "\n".join(lines)
 
+    def log(self) -> None:
+        """Write it to mmengine's log of the run."""
+        from mmengine.logging import print_log  # conversion alone does without mmengine
+
+        print_log(str(self), logger="current")
+
 
 def is_pretrained(cfg: Any) -> bool:
     """Whether a config is mmengine's ``Pretrained`` initialisation, in any spelling."""
     kind = cfg.get("type") if isinstance(cfg, dict) else None
-    if isinstance(kind, str):
-        return kind.rpartition(".")[2] in ("Pretrained", PretrainedInit.__name__)
-    return kind is PretrainedInit
+    name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
+    return name in ("Pretrained", "PretrainedInit")
 
 
 def pretrained_cfgs(init_cfg: Any) -> list[dict]:
@@ -86,5 +88,5 @@ def load_pretrained(
     # ``convert`` has made sure that only what the outputs need is absent.
     backbone.load_state_dict(conversion.state_dict, strict=False)
     report = LoadReport(str(checkpoint), conversion)
-    print_log(str(report), logger="current")
+    report.log()
     return report

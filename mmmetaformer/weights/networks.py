@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..variants import FAMILIES, VARIANTS
 from .files import WeightsError
 from .layouts import LAYOUTS
 
@@ -105,8 +106,6 @@ def find_network(weights: Mapping[str, Tensor], model: Backbone | None = None) -
 
 def _row(arch: str) -> dict[str, Any]:
     """The settings of a network of the table."""
-    from ..backbones.variants import FAMILIES, VARIANTS
-
     row: Any = VARIANTS[arch]
     return {**FAMILIES[row["family"]]["settings"], **row}
 
@@ -127,8 +126,6 @@ def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
 @cache
 def _candidates() -> tuple[Candidate, ...]:
     """Of networks that hold the same, the first one."""
-    from ..backbones.variants import VARIANTS
-
     found: dict[frozenset, Candidate] = {}
     for arch, row in VARIANTS.items():
         sizes: dict[str, Any] = dict(out_norm_cfg=None, in_channels=_IN_CHANNELS)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .convert import Conversion, convert, why_unusable
@@ -59,7 +58,7 @@ class PublishedNames(nn.Module):
         conversion = rename_part(self, state_dict, prefix, whole=_is_loaded_by_mmengine())
         if conversion is not None:
             where = f"{prefix}* of the checkpoint" if prefix else "the checkpoint"
-            print_log(str(LoadReport(where, conversion)), logger="current")
+            LoadReport(where, conversion).log()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
 

@@ -5,7 +5,7 @@ import pytest
 from mmmetaformer import MetaFormer, PoolFormer, create_backbone, list_archs
 from mmmetaformer.backbones import arch as arch_module
 from mmmetaformer.backbones.arch import ArchSettings
-from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
+from mmmetaformer.variants import FAMILIES, VARIANTS
 
 TINY = dict(depths=[1, 1, 1, 1], dims=[8, 12, 16, 20])
 

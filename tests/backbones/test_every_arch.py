@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmetaformer import create_backbone, list_archs
 from mmmetaformer.backbones.factory import build_backbone
-from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
 from mmmetaformer.mixers.pooling import Pooling
+from mmmetaformer.variants import FAMILIES, VARIANTS
 
 SIZES = [(224, 224), (33, 65), (112, 137), (96, 320)]
 ARCHS = list_archs()

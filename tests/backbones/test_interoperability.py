@@ -20,8 +20,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from mmmetaformer import CAFormer, ConvMixer, MlpMixer, PoolFormer, list_archs, switch_to_deploy
 from mmmetaformer.backbones.factory import build_backbone
-from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
 from mmmetaformer.engine.complexity import saved_for_backward
+from mmmetaformer.variants import FAMILIES, VARIANTS
 
 SMALL = dict(depths=[2, 1, 1, 1], dims=[32, 32, 32, 32])
 FUSED = pytest.mark.parametrize("fused", ["auto", False])

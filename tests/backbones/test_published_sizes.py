@@ -7,8 +7,8 @@ import torch
 
 from mmmetaformer import list_archs
 from mmmetaformer.backbones.factory import build_backbone
-from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
 from mmmetaformer.engine.complexity import count_macs, count_parameters
+from mmmetaformer.variants import FAMILIES, VARIANTS
 
 # ImageNet model with a norm of weight and bias and a linear classifier of 1000 classes: parameters
 # in millions as published, GMACs at 224x224.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.backbones.factory import build_backbone
-from mmmetaformer.backbones.variants import FAMILIES
+from mmmetaformer.variants import FAMILIES
 
 Shape = tuple[int, ...]
 Row = tuple[str, str, Shape]

@@ -21,9 +21,9 @@ from mmmetaformer import (
     list_checkpoints,
 )
 from mmmetaformer.backbones.factory import build_backbone
-from mmmetaformer.backbones.variants import VARIANTS
 from mmmetaformer.engine import preflight
 from mmmetaformer.engine.errors import UserError
+from mmmetaformer.variants import VARIANTS
 from mmmetaformer.weights import WeightsError, export_state_dict, read_checkpoint
 from mmmetaformer.weights.catalogue import list_trained
 from mmmetaformer.weights.files import cached_path

@@ -28,10 +28,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmmetaformer import ConvFormer, MetaFormer, PoolFormer
-from mmmetaformer.backbones.variants import VARIANTS
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import replace_sync_bn
 from mmmetaformer.engine.runner import ToolRunner
+from mmmetaformer.variants import VARIANTS
 from mmmetaformer.weights import WeightsError, export_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import yaml
 from mmengine.config import Config
 
-from mmmetaformer.backbones.variants import FAMILIES, VARIANTS
 from mmmetaformer.engine.errors import UserError
+from mmmetaformer.variants import FAMILIES, VARIANTS
 
 from .counting import Counts, image_of, parts_of
 

@@ -1,10 +1,11 @@
 """The table of variants: pure data.
 
 ``FAMILIES`` says what all networks of a family share, ``VARIANTS`` what each one adds. A field may
-be a single value or a list of one value per stage; ``arch.py`` says which fields there are,
-broadcasts and checks them.
+be a single value or a list of one value per stage; ``backbones/arch.py`` says which fields there
+are, broadcasts and checks them.
 """
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 # fmt: off
@@ -168,3 +169,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mlp_mixer_h14": _mlp_mixer(dim=1280, depth=32, patch_size=14),
 }
 # fmt: on
+
+
+def list_archs(pattern: str = "*") -> list[str]:
+    """Names of the known networks, in the order of the table.
+
+    Args:
+        pattern: Shell-style pattern, for instance ``'poolformer_s*'``.
+
+    Example:
+        >>> list_archs('poolformer_m*')
+        ['poolformer_m36', 'poolformer_m48']
+    """
+    return [name for name in VARIANTS if fnmatchcase(name, pattern)]
