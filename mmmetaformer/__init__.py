@@ -42,9 +42,17 @@ __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> object:
-    if name in _PUBLIC:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        from .stacks import explain_missing
+
+        message = explain_missing(error, f"{__name__}.{name}")
+        if message is None:
+            raise
+        raise ImportError(message, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -270,11 +270,6 @@ def list_trained(config: str | None = None) -> list[TrainedCheckpoint]:
     return [trained for trained in TRAINED if config in (None, trained.config)]
 
 
-def is_catalogued(url: str) -> bool:
-    """Whether an address is that of a file in one of the tables."""
-    return url in {*(c.url for c in CATALOGUE), *(t.url for t in TRAINED)}
-
-
 def by_url(url: str) -> Checkpoint | None:
     """The checkpoint at an address, if it is in the catalogue."""
     return next((checkpoint for checkpoint in CATALOGUE if checkpoint.url == url), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ _SHOWN = 5
 OF_OUTPUTS = ("for outputs that are not emitted", "behind the last emitted output")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Conversion:
     """A converted state dict and the account of every key that went into it."""
 
@@ -33,11 +33,11 @@ class Conversion:
     #: Prefix of the backbone in the source.
     prefix: str
     #: The source's tensors by the backbone's own names.
-    state_dict: dict[str, Tensor] = field(default_factory=dict)
+    state_dict: dict[str, Tensor]
     #: Names that stay freshly initialised.
-    new: list[str] = field(default_factory=list)
+    new: list[str]
     #: Names of the source that the backbone has no use for, by reason.
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+    dropped: dict[str, list[str]]
 
 
 class Placement:
@@ -134,7 +134,7 @@ def convert(
     layout, prefix = identify(tensors, prefix, backbone.layouts if layouts is None else layouts)
     names = own_names(tensors, layout, prefix, backbone.state_dict())
     new = [new] if isinstance(new, str) else new
-    return fit(tensors, names, backbone, Conversion(layout.name, prefix), new, optional)
+    return fit(tensors, names, backbone, layout.name, prefix, new, optional)
 
 
 def own_names(
@@ -155,11 +155,12 @@ def fit(
     tensors: Mapping[str, Tensor],
     names: Mapping[str, str | None],
     backbone: PublishedNames,
-    result: Conversion,
+    layout: str,
+    prefix: str,
     new: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> Conversion:
-    """Fill a conversion with tensors whose own names are known; see :func:`convert`.
+    """As :func:`convert`, for tensors whose own names are known.
 
     Names of the source that are not in ``names`` stand outside of the backbone.
 
@@ -168,14 +169,14 @@ def fit(
     """
     expected = backbone.state_dict()
     placement = Placement(expected)
+    dropped: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
-        own, reason = names.get(name), None
-        if name not in names:
-            reason = "outside of the backbone"
-        elif own is not None:
+        own = names.get(name)
+        reason = None if name in names else "outside of the backbone"
+        if own is not None:
             reason = _why_dropped(own, tensor, expected, backbone, new, optional)
         if reason is not None:
-            result.dropped.setdefault(reason, []).append(name)
+            dropped.setdefault(reason, []).append(name)
         else:
             placement.place(name, tensor, own)
 
@@ -185,21 +186,20 @@ def fit(
         raise WeightsError(
             f"new={unmatched} fits no parameter of this {type(backbone).__name__} nor of the source"
         )
-    result.state_dict = placement.placed
     # The parameters of one output are loaded all or not at all.
-    loaded = {_output(name) for name in result.state_dict if backbone.is_for_outputs(name)}
-    result.new = [
+    loaded = {_output(name) for name in placement.placed if backbone.is_for_outputs(name)}
+    fresh = [
         name
         for name in expected
-        if name not in result.state_dict
+        if name not in placement.placed
         and (
             _fits_any((*new, *optional), name)
             or (backbone.is_for_outputs(name) and _output(name) not in loaded)
         )
     ]
-    what = f"weights in the {result.layout} layout do not fit this {type(backbone).__name__}"
-    placement.check(what, result.new)
-    return result
+    what = f"weights in the {layout} layout do not fit this {type(backbone).__name__}"
+    placement.check(what, fresh)
+    return Conversion(layout, prefix, placement.placed, fresh, dropped)
 
 
 def _why_dropped(

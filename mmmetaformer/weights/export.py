@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .classifier import fit_classifier, names_around_backbone
-from .convert import OF_OUTPUTS, Conversion, fit, identify, own_names, unwrap
+from .convert import OF_OUTPUTS, fit, identify, own_names, unwrap
 from .files import WeightsError
 from .layouts import CLASSIFIER, LAYOUTS, Layout, image_classifier, is_classifier, is_of_backbone
 from .networks import Network, find_network
@@ -89,7 +89,7 @@ def export(
     target = _target(network, to)
     names = names_around_backbone(tensors, names, prefix, network.norm)
     try:
-        conversion = fit(tensors, names, network.backbone, Conversion(layout.name, prefix))
+        conversion = fit(tensors, names, network.backbone, layout.name, prefix)
     except WeightsError as error:
         hint = ""
         if model is None and (not network.is_known or "of another shape" in str(error)):

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 import torch
 
 from ..compat import load_plain
-from .catalogue import by_url, is_catalogued, sha256_prefix
+from .catalogue import TRAINED, by_url, sha256_prefix
 from .mmengine_files import mmengine_globals
 
 _TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -84,9 +84,10 @@ def cached_path(url: str) -> Path:
         raise WeightsError(f"cannot read {url!r}: expected the address of a file")
     own = os.environ.get("MMMETAFORMER_WEIGHTS")
     folder = Path(own).expanduser() if own else Path(torch.hub.get_dir()) / "checkpoints"
-    if not is_catalogued(url) and sha256_prefix(url) is None:
-        folder /= hashlib.sha256(url.encode()).hexdigest()[:12]
     known = by_url(url)
+    is_unique = known is not None or url in {trained.url for trained in TRAINED}
+    if not is_unique and sha256_prefix(url) is None:
+        folder /= hashlib.sha256(url.encode()).hexdigest()[:12]
     return folder / (known.file_name if known else name)
 
 
