@@ -5,6 +5,7 @@ be a single value or a list of one value per stage; ``backbones/arch.py`` says w
 are, broadcasts and checks them.
 """
 
+import difflib
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -182,3 +183,28 @@ def list_archs(pattern: str = "*") -> list[str]:
         ['poolformer_m36', 'poolformer_m48']
     """
     return [name for name in VARIANTS if fnmatchcase(name, pattern)]
+
+
+def find_variant(arch: str, family: str | None = None) -> dict:
+    """The row of the table for a name; see :func:`full_name`."""
+    return VARIANTS[full_name(arch, family)]
+
+
+def full_name(arch: str, family: str | None = None) -> str:
+    """The name in the table of a name, full (``'poolformer_s12'``) or short within its family.
+
+    Raises:
+        ValueError: If there is no such row; lists the choices and the nearest names.
+    """
+    if not isinstance(arch, str):
+        raise TypeError(f"arch must be a name or a dict, got {arch!r}")
+    name = arch if arch in VARIANTS or family is None else f"{family}_{arch}"
+    row = VARIANTS.get(name)
+    if row is None or (family is not None and row["family"] != family):
+        known = [n for n, v in VARIANTS.items() if family in (None, v["family"])]
+        if family is not None:
+            known = [n.removeprefix(f"{family}_") for n in known]
+        near = difflib.get_close_matches(arch, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown arch {arch!r}: expected a dict or one of {known}.{hint}")
+    return name

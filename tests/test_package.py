@@ -134,3 +134,49 @@ def test_a_dotted_path_that_is_wrong_says_where(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             mmmetaformer.PoolFormer("s12", token_mixers=name)
+
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import mmmetaformer
+"""
+
+
+def test_weights_and_networks_need_no_mmcv(tmp_path):
+    code = WITHOUT.format(packages=("mmcv", "mmdet", "mmseg", "mmpretrain")) + (
+        "found = []\n"
+        "for arch in ('poolformer_s12', 'ffnet_1', 'convmixer_768_32', 'caformer_s18'):\n"
+        "    backbone = mmmetaformer.create_backbone(arch)\n"
+        "    names = {f'backbone.{n}': t for n, t in backbone.state_dict().items()}\n"
+        "    found.append(len(mmmetaformer.convert_state_dict(names, backbone)) == len(names))\n"
+        "print(found)"
+    )
+    assert run_python(code, tmp_path) == "[True, True, True, True]"
+
+
+def test_tables_need_no_openmmlab(tmp_path):
+    packages = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision")
+    code = WITHOUT.format(packages=packages) + (
+        "print(mmmetaformer.list_archs('poolformer_s*'), len(mmmetaformer.list_checkpoints()) > 50, "
+        "mmmetaformer.convert_state_dict.__name__)"
+    )
+    expected = "['poolformer_s12', 'poolformer_s24', 'poolformer_s36'] True convert_state_dict"
+    assert run_python(code, tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", ["create_backbone", "PoolFormer", "MODELS"])
+def test_a_missing_package_is_one_sentence(name, tmp_path):
+    code = WITHOUT.format(packages=("mmengine",)) + (
+        f"try:\n    mmmetaformer.{name}\nexcept ImportError as error:\n    print(error)"
+    )
+    message = run_python(code, tmp_path)
+    assert message.startswith(
+        f"mmmetaformer.{name} cannot be used: mmengine is not installed; get it with pip install"
+    )

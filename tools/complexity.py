@@ -9,12 +9,11 @@ import argparse
 import torch
 
 from mmmetaformer import list_archs
-from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.engine.complexity import count_macs, count_parameters
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.engine.launch import image_size, run_cli
-from mmmetaformer.variants import FAMILIES
+from mmmetaformer.variants import FAMILIES, find_variant
 
 
 def main() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from ..registry import TOKEN_MIXERS, as_cfg, as_required_cfg, part_takes
-from ..variants import FAMILIES, VARIANTS
+from ..variants import FAMILIES, find_variant
 
 NUM_STAGES = 4
 
@@ -223,31 +222,6 @@ class IsotropicSettings(BlockSettings):
         """Blocks of each quarter: the outputs are behind blocks n/4, n/2, 3n/4 and n."""
         ends = [self.depth * i // NUM_STAGES for i in range(NUM_STAGES + 1)]
         return [end - start for start, end in zip(ends, ends[1:], strict=False)]
-
-
-def find_variant(arch: str, family: str | None = None) -> dict:
-    """The row of the table for a name; see :func:`full_name`."""
-    return VARIANTS[full_name(arch, family)]
-
-
-def full_name(arch: str, family: str | None = None) -> str:
-    """The name in the table of a name, full (``'poolformer_s12'``) or short within its family.
-
-    Raises:
-        ValueError: If there is no such row; lists the choices and the nearest names.
-    """
-    if not isinstance(arch, str):
-        raise TypeError(f"arch must be a name or a dict, got {arch!r}")
-    name = arch if arch in VARIANTS or family is None else f"{family}_{arch}"
-    row = VARIANTS.get(name)
-    if row is None or (family is not None and row["family"] != family):
-        known = [n for n, v in VARIANTS.items() if family in (None, v["family"])]
-        if family is not None:
-            known = [n.removeprefix(f"{family}_") for n in known]
-        near = difflib.get_close_matches(arch, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown arch {arch!r}: expected a dict or one of {known}.{hint}")
-    return name
 
 
 Settings = TypeVar("Settings", bound=BlockSettings)

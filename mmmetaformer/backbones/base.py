@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import switch_to_deploy
+from ..variants import full_name
 from ..weights import PublishedNames, find_checkpoint, is_pretrained, load_pretrained
-from .arch import NUM_STAGES, full_name
+from .arch import NUM_STAGES
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
 FUSED_VARIABLE = "MMMETAFORMER_FUSED"

@@ -3,8 +3,7 @@
 from typing import Any
 
 from ..registry import MODELS, find_part
-from ..variants import FAMILIES
-from .arch import find_variant
+from ..variants import FAMILIES, find_variant
 from .base import Backbone
 
 

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from ..variants import full_name
+
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)
 IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
@@ -224,10 +226,7 @@ def list_checkpoints(arch: str | None = None) -> list[Checkpoint]:
         ['in1k', 'distilled_in1k', '384_in1k']
     """
     if arch is not None:
-        # Imported here because the backbones import the weights.
-        from ..backbones.arch import full_name
-
-        full_name(arch)
+        full_name(arch)  # raises for an unknown one
     return [checkpoint for checkpoint in CATALOGUE if arch in (None, checkpoint.arch)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from ..registry import MODELS, find_part
+from ..variants import full_name
 from .catalogue import CATALOGUE, Checkpoint, by_url, find_checkpoint
 from .files import is_local, sha256
 from .loading import pretrained_cfgs
@@ -89,8 +89,6 @@ def arch_of(part: Mapping[str, Any]) -> str | None:
     cls = _backbone_class(part)
     if cls is None:
         return None
-    from ..backbones.arch import full_name
-
     arch = part.get("arch", signature(cls).parameters["arch"].default)
     return full_name(arch, cls.family) if isinstance(arch, str) else None
 
@@ -100,6 +98,8 @@ def _backbone_class(part: Mapping[str, Any]) -> Any:
 
     What does not exist may be of another registry, and is left to whoever builds it.
     """
+    from ..registry import MODELS, find_part  # the rest of this module does without mmengine
+
     kind = part.get("type")
     if isinstance(kind, str) and kind.startswith("mmmetaformer."):
         try:

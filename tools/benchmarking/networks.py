@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.backbones.base import Backbone
 from mmmetaformer.backbones.factory import build_backbone
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.layers import switch_to_deploy
 from mmmetaformer.registry import as_cfg
-from mmmetaformer.variants import FAMILIES, list_archs
+from mmmetaformer.variants import FAMILIES, find_variant, list_archs
 from mmmetaformer.weights import export_state_dict
 
 # Our own, by the backbone's argument ``fused``. "deploy" is the plain one with its branches folded.

@@ -13,10 +13,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmmetaformer.backbones.arch import find_variant
 from mmmetaformer.engine.errors import UserError
 from mmmetaformer.registry import MODELS, find_part
-from mmmetaformer.variants import FAMILIES
+from mmmetaformer.variants import FAMILIES, find_variant
 
 from .metafiles import read_yaml
 
