@@ -164,8 +164,8 @@ def test_weights_and_networks_need_no_mmcv(tmp_path):
 def test_tables_need_no_openmmlab(tmp_path):
     packages = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision")
     code = WITHOUT.format(packages=packages) + (
-        "print(mmmetaformer.list_archs('poolformer_s*'), len(mmmetaformer.list_checkpoints()) > 50, "
-        "mmmetaformer.convert_state_dict.__name__)"
+        "print(mmmetaformer.list_archs('poolformer_s*'), "
+        "len(mmmetaformer.list_checkpoints()) > 50, mmmetaformer.convert_state_dict.__name__)"
     )
     expected = "['poolformer_s12', 'poolformer_s24', 'poolformer_s36'] True convert_state_dict"
     assert run_python(code, tmp_path) == expected

@@ -68,7 +68,8 @@ def test_every_file_and_no_other(name, root, request):
     files = [path for path in inside if path.is_file()]
     files += [root / "model-index.yml", root / "tools/train.py", root / "tools/test.py"]
     expected |= {f"mmmetaformer/.mim/{path.relative_to(root)}": path for path in files}
-    expected["mmmetaformer/py.typed"] = root / "mmmetaformer/py.typed"
+    beside = [*root.glob("mmmetaformer/constraints/*.txt"), root / "mmmetaformer/py.typed"]
+    expected |= {str(path.relative_to(root)): path for path in beside}
     assert found == set(expected)
     assert all(archive.read(entry) == path.read_bytes() for entry, path in expected.items())
     suffixes = {path.suffix for path in files}

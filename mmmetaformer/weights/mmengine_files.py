@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -40,11 +39,12 @@ def mmengine_globals() -> dict[str, Any]:
     for function in (np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]):
         name = f"multiarray.{function.__name__}"  # type: ignore[union-attr]
         allowed |= {f"numpy.core.{name}": function, f"numpy._core.{name}": function}
-    if find_spec("mmengine"):
+    try:
         from mmengine.logging import HistoryBuffer
-
-        allowed[f"{HistoryBuffer.__module__}.HistoryBuffer"] = HistoryBuffer
-        allowed["builtins.getattr"] = _history_buffer_method
+    except ModuleNotFoundError:
+        return allowed
+    allowed[f"{HistoryBuffer.__module__}.HistoryBuffer"] = HistoryBuffer
+    allowed["builtins.getattr"] = _history_buffer_method
     return allowed
 
 

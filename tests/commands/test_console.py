@@ -55,7 +55,10 @@ def test_configs_without_torch(root, tmp_path):
         (["learn"], "error: unknown verb 'learn': expected one of train, test, predict, export,"),
         (["configs", "nothing*"], "error: no config matches 'nothing*': without a pattern, all"),
         (["configs", "--path", f"{NAME}x"], f"does not exist: did you mean {NAME}"),
-        (["train", NAME], "error: train needs torch, which is not installed: `mmmetaformer check`"),
+        (
+            ["train", NAME],
+            "error: mmmetaformer train cannot be used: torch is not installed; get it",
+        ),
     ],
 )
 def test_one_sentence_without_torch(args, message, tmp_path):
