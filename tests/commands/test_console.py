@@ -57,7 +57,7 @@ def test_configs_without_torch(root, tmp_path):
         (["configs", "--path", f"{NAME}x"], f"does not exist: did you mean {NAME}"),
         (
             ["train", NAME],
-            "error: mmmetaformer train cannot be used: torch is not installed; get it",
+            "mmmetaformer train cannot be used: torch is not installed; get it",
         ),
     ],
 )
