@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 
 from ..configs import find_config
+from ..stacks import explain_missing
 from ..variants import list_archs
 from ..weights import WeightsError
 from .errors import UserError
@@ -39,6 +40,11 @@ def run_cli(main: Callable[[], None]) -> None:
         main()
     except (UserError, WeightsError) as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        message = explain_missing(error, Path(sys.argv[0]).name)
+        if message is None:
+            raise
+        _fail(message)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         _leave_process_group()
 
