@@ -115,6 +115,15 @@ class _PlainUnpickler(_PythonUnpickler):
             )
         return self.known[full]
 
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except (pickle.UnpicklingError, OSError, ValueError):
+            raise
+        except Exception as error:  # of a damaged file, nearly any
+            reason = f"WeightsUnpickler error: {type(error).__name__}: {error}"
+            raise pickle.UnpicklingError(reason) from error
+
     def load_build(self) -> None:
         if callable(self.stack[-2]):
             raise pickle.UnpicklingError("WeightsUnpickler error: a class or function is changed")

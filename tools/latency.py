@@ -28,7 +28,8 @@ RUNS = 4
 
 def run_once(model: nn.Module, image: torch.Tensor, dtype: torch.dtype) -> None:
     """One forward pass, under autocast for a dtype other than float32."""
-    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+    autocast = dtype != torch.float32  # which older versions of torch refuse as its dtype
+    with torch.autocast(image.device.type, dtype if autocast else None, enabled=autocast):
         model(image)
 
 

@@ -41,10 +41,10 @@ def run_cli(main: Callable[[], None]) -> None:
     except (UserError, WeightsError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
-        message = explain_missing(error, Path(sys.argv[0]).name)
-        if message is None:
+        missing = explain_missing(error, Path(sys.argv[0]).name)
+        if missing is None:
             raise
-        _fail(message)
+        _fail(missing)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         _leave_process_group()
 

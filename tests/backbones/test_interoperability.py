@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -83,8 +82,11 @@ def test_checkpoint_wrapper_on_a_stage_saves_memory(fused):
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.torch("2.6")
 @FUSED
 def test_fully_sharded_stages(fused, tmp_path):
+    from torch.distributed.fsdp import fully_shard
+
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
     )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmmetaformer import create_backbone
+from mmmetaformer.compat import autocast_dtype
 from mmmetaformer.engine.errors import UserError
 
 
@@ -23,7 +24,7 @@ class Sleeper(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         cold = not self.log or self.log[-1][0] != self.name
-        self.log.append((self.name, tuple(x.shape), torch.is_autocast_enabled("cpu")))
+        self.log.append((self.name, tuple(x.shape), autocast_dtype("cpu") is not None))
         Sleeper.now += 1e-3 * (self.ticks + 100 * cold)
         return x
 

@@ -53,7 +53,10 @@ class Candidate(ABC):
 
     def _autocast(self) -> torch.autocast:
         dtype = self.implementation.torch_dtype
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        # float32 means none; older versions of torch refuse it as a dtype of autocast.
+        if dtype == torch.float32:
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, dtype)
 
     def predict(self) -> object:
         """Inference, without gradients."""
