@@ -44,7 +44,9 @@ def _peak_on_cpu(work: Work) -> int:
         work()
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
+    # Before torch 2.4 in microseconds.
+    start = "start_ns" if events and hasattr(events[0], "start_ns") else "start_us"
+    for event in sorted(events, key=lambda event: getattr(event, start)()):
         held += event.nbytes()  # negative where memory is given back
         highest = max(highest, held)
     return highest
