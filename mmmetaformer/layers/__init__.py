@@ -4,7 +4,8 @@ from .._moved import moved_name
 from .activation import SquaredReLU, StarReLU, build_activation
 from .checkpoint import checkpoint_block
 from .downsampling import BottleneckDownsampling, ConvStem, RepDownsampling
-from .norm import GroupNorm, LayerNorm2d, ModifiedLayerNorm, build_norm
+from .norm import GroupNorm, LayerNorm2d, ModifiedLayerNorm
+from .norm_config import build_norm
 from .patch_embedding import PatchActNorm, PatchEmbedding
 from .position import PositionEmbedding
 from .pyramid import ScalePyramid

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from ..registry import MODELS
 from . import padding
 from .activation import build_activation
-from .norm import build_norm
+from .norm_config import build_norm
 
 _GELU = dict(type="GELU")
 _BN = dict(type="BN")

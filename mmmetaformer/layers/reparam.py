@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..registry import MODELS
-from .norm import build_norm
+from .norm_config import build_norm
 
 _BN = dict(type="BN")
 
