@@ -28,10 +28,13 @@ MOVED = {
 }
 
 
-# Classes by the modules that they were in.
+# Classes and functions by the modules that they were in.
 MOVED_NAMES = {
     "mmmetaformer.layers.ConvDownsampling": "mmmetaformer.backbones.metaformer",
     "mmmetaformer.layers.downsampling.ConvDownsampling": "mmmetaformer.backbones.metaformer",
+    "mmmetaformer.layers.norm.build_norm": "mmmetaformer.layers.norm_config",
+    "mmmetaformer.backbones.arch.full_name": "mmmetaformer.variants",
+    "mmmetaformer.backbones.arch.list_archs": "mmmetaformer.variants",
 }
 
 

@@ -88,3 +88,11 @@ def test_beside_an_installed_wheel_there_are_no_tools(old, new, tmp_path, monkey
     with pytest.raises(ImportError, match=message):
         importlib.import_module(old)
     assert old not in sys.modules
+
+
+@pytest.mark.parametrize("name", sorted(_moved.MOVED_NAMES))
+def test_old_names_of_classes_and_functions_warn(name):
+    module, _, attribute = name.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"{name} has moved to"):
+        found = getattr(importlib.import_module(module), attribute)
+    assert found is getattr(importlib.import_module(_moved.MOVED_NAMES[name]), attribute)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
+from .._moved import moved_name
 from ..registry import TOKEN_MIXERS, as_cfg, as_required_cfg, part_takes
 from ..variants import FAMILIES, find_variant
 
@@ -271,3 +272,7 @@ def resolve_arch(
     if missing:
         raise TypeError(f"the arch dict lacks {missing}")
     return settings_class(**settings)
+
+
+def __getattr__(name: str) -> object:
+    return moved_name(__name__, name)

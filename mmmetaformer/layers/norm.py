@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._moved import moved_name
 from ..compat import is_compiling
 from ..registry import MODELS
 
@@ -102,3 +103,7 @@ class ModifiedLayerNorm(GroupNorm):
         super().__init__(1, num_channels, eps)
         if not bias:
             self.register_parameter("bias", None)
+
+
+def __getattr__(name: str) -> object:
+    return moved_name(__name__, name)
